@@ -1,0 +1,28 @@
+"""Entry of the dashboard: `streamlit run app.py`."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from dces_core.ui import look, state
+
+st.set_page_config(page_title="DCES Lab", page_icon=look.ICON, layout="wide")
+look.style()
+page = st.navigation(
+    {
+        "": [
+            st.Page("pages/start.py", title="Start", icon=":material/home:", default=True),
+            st.Page("pages/launch.py", title="Launch", icon=":material/rocket_launch:", url_path="launch"),
+            st.Page("pages/watch.py", title="Watch", icon=":material/monitoring:", url_path="watch"),
+        ],
+        "Look": [
+            st.Page("pages/trajectories.py", title="Trajectories", icon=":material/show_chart:", url_path="trajectories"),
+            st.Page("pages/clusters.py", title="Clusters", icon=":material/scatter_plot:", url_path="clusters"),
+            st.Page("pages/generations.py", title="Generations", icon=":material/notes:", url_path="generations"),
+        ],
+        "Keep": [st.Page("pages/runs.py", title="Runs", icon=":material/folder_open:", url_path="runs")],
+    }
+)
+st.session_state["app"] = True
+state.pick_run()
+page.run()

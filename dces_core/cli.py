@@ -1,0 +1,275 @@
+"""`dces`: run, launch, watch and read runs from a terminal. Results go to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dces_core import export, launch, models, store
+from dces_core.config import load_recipe, recipe_names
+from dces_core.errors import UserError
+from dces_core.store import Run
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point. 0: done; 1: the run failed or was stopped; 2: bad input, one sentence on stderr; 130: Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        code: int = options.do(options)
+        return code
+    except UserError as error:
+        print(f"dces: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of a pipe went away
+        return 0
+
+
+def run(options: argparse.Namespace) -> int:
+    """`dces run`: in the foreground; the last line of stdout is the run directory."""
+    return _foreground(launch.create(load_recipe(options.recipe, options.set), options.out))
+
+
+def launch_(options: argparse.Namespace) -> int:
+    """`dces launch`: as a detached process; prints the run directory."""
+    print(launch.launch(load_recipe(options.recipe, options.set), options.out).path)
+    return 0
+
+
+def ls(options: argparse.Namespace) -> int:
+    """`dces ls`: all runs, newest first."""
+    rows = [_row(found) for found in store.discover()]
+    columns = ("id", "state", "name", "engine", "model", "arms", "seed", "rounds", "finished", "created", "recorded", "path")
+    frame = pl.DataFrame(rows, schema={name: pl.Int64 if name in ("seed", "rounds", "finished") else pl.String for name in columns})
+    return _print(frame, options.format)
+
+
+def stop(options: argparse.Namespace) -> int:
+    """`dces stop`: a request, then SIGTERM after a grace time."""
+    found = store.find(options.run)
+    launch.stop(found, grace_s=options.grace)
+    print(launch.state(found))
+    return 0
+
+
+def resume(options: argparse.Namespace) -> int:
+    """`dces resume`: in the foreground like `dces run`, or detached."""
+    found = store.find(options.run)
+    if options.detach:
+        print(launch.resume(found).path)
+        return 0
+    launch.check_resumable(found)
+    return _foreground(found)
+
+
+def show(options: argparse.Namespace) -> int:
+    """`dces show`: metrics, or what the run is."""
+    found = store.find(options.run)
+    if options.metrics:
+        return _print(found.metrics(), options.format)
+    info = run_info(found)
+    if options.format == "json":
+        print(json.dumps(info, indent=1, ensure_ascii=False))
+        return 0
+    rows = [{"field": key, "value": value if isinstance(value, str) else json.dumps(value)} for key, value in info.items()]
+    return _print(pl.DataFrame(rows), options.format)
+
+
+def samples(options: argparse.Namespace) -> int:
+    """`dces samples`: the sample table of one round of one arm."""
+    found = store.find(options.run)
+    if options.arm not in found.config.arms:
+        raise UserError(f"arm = {options.arm!r} is not in run {found.id!r}; it has: {', '.join(found.config.arms)}.")
+    frame = found.samples(options.arm, options.round)
+    if frame.is_empty():
+        done = found.finished(options.arm, "select")
+        raise UserError(f"round = {options.round} of arm {options.arm!r} has no samples; rounds that have: {_list(done)}.")
+    return _print(frame, options.format, options.out)
+
+
+def probes(options: argparse.Namespace) -> int:
+    """`dces probes`: answers to the watched prompts."""
+    frame = store.find(options.run).probes().select("arm", "round", "prompt", "mode", "text", "loop")
+    return _print(frame, options.format)
+
+
+def models_(options: argparse.Namespace) -> int:
+    """`dces models pull | ls`."""
+    if options.action == "pull":
+        said: list[str] = []
+        print(models.pull(lambda share, text: _say(said, f"{share:4.0%}  {text}")))
+        return 0
+    return _print(pl.DataFrame(models.ls(), schema_overrides={"bytes": pl.Int64}), options.format)
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """`dces doctor`: devices, memory, disk, versions."""
+    from dces_core.doctor import examine
+
+    facts = examine()
+    if options.format == "json":
+        print(json.dumps(facts, indent=1))
+        return 0
+    rows = [{"what": key, "found": value if isinstance(value, str) else json.dumps(value)} for key, value in facts.items()]
+    return _print(pl.DataFrame(rows), "table")
+
+
+def run_info(found: Run) -> dict[str, Any]:
+    """What `dces show --info` says of a run."""
+    config, manifest, status = found.config, found.manifest, found.status()
+    return {
+        "id": found.id,
+        "path": str(found.path),
+        "state": launch.state(found),
+        "error": status.get("error"),
+        "engine": config.engine,
+        "model": config.model,
+        "arms": list(config.arms),
+        "seeds": [config.seed],
+        "rounds": config.rounds,
+        "finished": {arm: found.finished(arm) for arm in config.arms},
+        "pool": {"n": config.pool.n, "size": config.pool.size},
+        "eval_split": config.eval.split,
+        "created": manifest.get("created"),
+        "config_hash": manifest.get("config_hash"),
+        "versions": manifest.get("versions"),
+        "python": manifest.get("python"),
+        "platform": manifest.get("platform"),
+        "cpu": manifest.get("cpu"),
+        "device": status.get("device") or config.device,
+        "bytes": found.bytes,
+        "recorded": found.recorded,
+        "config": manifest.get("config"),
+    }
+
+
+def _foreground(found: Run) -> int:
+    from dces_core.progress import follow
+
+    state = follow(found)
+    sys.stdout.flush()
+    if state == "failed":
+        print(f"dces: the run failed: {found.status().get('error')}", file=sys.stderr)
+    elif state == "stopped":
+        print(f"dces: the run was stopped; go on with: dces resume {found.id}", file=sys.stderr)
+    print(found.path)
+    return 0 if state == "done" else 1
+
+
+def _row(found: Run) -> dict[str, Any]:
+    """One line of `dces ls`; an unreadable run keeps its line."""
+    try:
+        config = found.config
+    except UserError as error:
+        return {"id": found.id, "state": "unreadable", "name": str(error), "path": str(found.path)}
+    finished = min(len(found.finished(arm)) for arm in config.arms) - 1
+    return {
+        "id": found.id,
+        "state": launch.state(found),
+        "name": config.name,
+        "engine": config.engine,
+        "model": config.model,
+        "arms": ",".join(config.arms),
+        "seed": config.seed,
+        "rounds": config.rounds,
+        "finished": max(0, finished),
+        "created": found.manifest.get("created"),
+        "recorded": "yes" if found.recorded else "no",
+        "path": str(found.path),
+    }
+
+
+def _print(frame: pl.DataFrame, kind: str, out: Path | None = None) -> int:
+    """Write a table to stdout, or to a file."""
+    if kind == "parquet":
+        data = export.to_parquet(frame)
+    else:
+        data = {"csv": export.to_csv, "json": export.to_json, "table": export.to_table}[kind](frame).encode()
+    if out is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+        return 0
+    try:
+        out.write_bytes(data)
+    except OSError as error:
+        raise UserError(f"out = {str(out)!r} cannot be written: {error.strerror}.") from None
+    print(out)
+    return 0
+
+
+def _say(said: list[str], line: str) -> None:
+    """A line to stderr, unless it was the last one."""
+    if said[-1:] != [line]:
+        said.append(line)
+        print(line, file=sys.stderr, flush=True)
+
+
+def _list(rounds: list[int]) -> str:
+    return ", ".join(map(str, rounds)) or "none yet"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="dces", description="Train a language model on its own output, with and without DCES, and watch.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_runners(commands)
+    _add_readers(commands)
+    pull = commands.add_parser("models", help="fetch the default model, or list what is here")
+    pull.add_argument("action", choices=("pull", "ls"))
+    pull.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    pull.set_defaults(do=models_)
+    examine = commands.add_parser("doctor", help="devices, memory, disk, versions")
+    examine.add_argument("--format", choices=("table", "json"), default="table")
+    examine.set_defaults(do=doctor)
+    return parser
+
+
+def _add_runners(commands: Any) -> None:
+    for name, do, text in (("run", run, "do a run in the foreground"), ("launch", launch_, "start a run as a detached process")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("recipe", metavar="RECIPE", help=f"a TOML file, or one of: {', '.join(recipe_names())}")
+        command.add_argument("--set", action="append", metavar="section.key=value", help="change a setting; repeatable")
+        command.add_argument("--out", type=Path, metavar="DIR", help="run directory to make (default: below runs/ or $DCES_RUNS)")
+        command.set_defaults(do=do)
+    command = commands.add_parser("stop", help="stop a run")
+    command.add_argument("run", metavar="RUN")
+    command.add_argument("--grace", type=float, default=30.0, metavar="SECONDS", help="seconds before SIGTERM")
+    command.set_defaults(do=stop)
+    command = commands.add_parser("resume", help="go on after the last finished stage")
+    command.add_argument("run", metavar="RUN")
+    command.add_argument("--detach", action="store_true", help="as a detached process")
+    command.set_defaults(do=resume)
+
+
+def _add_readers(commands: Any) -> None:
+    command = commands.add_parser("ls", help="list runs")
+    command.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    command.set_defaults(do=ls)
+    command = commands.add_parser("show", help="metrics of a run, or what it is")
+    command.add_argument("run", metavar="RUN")
+    what = command.add_mutually_exclusive_group(required=True)
+    what.add_argument("--metrics", action="store_true")
+    what.add_argument("--info", action="store_true")
+    command.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    command.set_defaults(do=show)
+    command = commands.add_parser("samples", help="the samples of one round of one arm")
+    command.add_argument("run", metavar="RUN")
+    command.add_argument("--arm", required=True)
+    command.add_argument("--round", type=int, required=True)
+    command.add_argument("--format", choices=("csv", "parquet"), default="csv")
+    command.add_argument("--out", type=Path, metavar="FILE", help="write there instead of to stdout")
+    command.set_defaults(do=samples)
+    command = commands.add_parser("probes", help="answers to the watched prompts")
+    command.add_argument("run", metavar="RUN")
+    command.add_argument("--format", choices=("csv", "json"), default="csv")
+    command.set_defaults(do=probes)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

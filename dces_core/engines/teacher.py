@@ -1,0 +1,171 @@
+"""Teacher-forced passes: scores, divergence, and tokens drawn in the place of others. Logits exist for response positions only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dces_core.config import Edit
+from dces_core.engines.base import Example, Floats, Proposal, TokenScores, silent
+from dces_core.engines.decode import invert, top_of
+from dces_core.events import Progress
+
+BATCH_TOKENS = 4096
+CHUNK_TOKENS = 128
+MASS_AT = (1, 10, 100)
+
+
+def batches(examples: list[Example], budget_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
+    """Indices of examples in batches of similar length, at most `budget_tokens` after padding."""
+    order = sorted(range(len(examples)), key=lambda i: (len(examples[i].prompt) + len(examples[i].response), i))
+    batch: list[int] = []
+    for index in order:
+        width = len(examples[index].prompt) + len(examples[index].response)
+        if batch and width * (len(batch) + 1) > budget_tokens:
+            yield batch
+            batch = []
+        batch.append(index)
+    if batch:
+        yield batch
+
+
+def pad(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Right-padded ids (rows, columns), attention mask, and the (tokens, 2) positions whose hidden state predicts a response token."""
+    rows = [example.prompt + example.response for example in examples]
+    ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    where = []
+    for i, (row, example) in enumerate(zip(rows, examples, strict=True)):
+        assert example.prompt, "a response needs at least one token of context"
+        ids[i, : len(row)] = torch.tensor(row)
+        mask[i, : len(row)] = 1
+        columns = torch.arange(len(example.prompt) - 1, len(row) - 1)
+        where.append(torch.stack([torch.full_like(columns, i), columns], dim=1))
+    return ids.to(device), mask.to(device), torch.cat(where).to(device)
+
+
+class Teacher:
+    """Scores with one model."""
+
+    def __init__(self, body: torch.nn.Module, head: torch.nn.Module, device: torch.device) -> None:
+        self.body, self.head, self.device = body, head, device
+
+    def hidden(self, examples: list[Example]) -> Tensor:
+        """Hidden states (tokens, width) that predict the response tokens of these examples, in their order."""
+        ids, mask, where = pad(examples, self.device)
+        states = self.body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+        return states[where[:, 0], where[:, 1]]
+
+    def logits(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """fp32 logits (tokens, vocabulary), a chunk at a time."""
+        for start in range(0, len(hidden), CHUNK_TOKENS):
+            part = slice(start, min(start + CHUNK_TOKENS, len(hidden)))
+            yield part, self.head(hidden[part]).float()
+
+    @torch.inference_mode()
+    def score(self, examples: list[Example], progress: Progress = silent) -> TokenScores:
+        """See LanguageModel.score."""
+        parts: list[dict[str, NDArray[np.generic]]] = [{} for _ in examples]
+        done = 0
+        for batch in batches(examples):
+            chosen = [examples[i] for i in batch]
+            target = torch.tensor([token for example in chosen for token in example.response], device=self.device)
+            columns = _concat(_score_chunk(logits, target[part]) for part, logits in self.logits(self.hidden(chosen)))
+            ends = np.cumsum([len(example.response) for example in chosen])[:-1]
+            for name, values in columns.items():
+                for i, piece in zip(batch, np.split(values, ends), strict=True):
+                    parts[i][name] = piece
+            done += len(batch)
+            progress(done, len(examples))
+        return _gather(examples, parts)
+
+    @torch.inference_mode()
+    def resample(self, examples: list[Example], settings: Edit, temperature: float, uniforms: list[NDArray[np.float64]]) -> list[Proposal]:
+        """See LanguageModel.resample."""
+        out: list[Proposal | None] = [None] * len(examples)
+        for batch in batches(examples):
+            chosen = [examples[i] for i in batch]
+            target = torch.tensor([token for example in chosen for token in example.response], device=self.device)
+            noise = torch.from_numpy(np.concatenate([uniforms[i] for i in batch])).to(self.device)
+            columns = _concat(
+                _draw_chunk(logits, target[part], noise[part], settings, temperature) for part, logits in self.logits(self.hidden(chosen))
+            )
+            ends = np.cumsum([len(example.response) for example in chosen])[:-1]
+            for i, p, drawn in zip(batch, np.split(columns["probability"], ends), np.split(columns["drawn"], ends), strict=True):
+                out[i] = Proposal(p, drawn)
+        return [proposal for proposal in out if proposal is not None]
+
+
+@torch.inference_mode()
+def divergence(frozen: Teacher, current: Teacher, examples: list[Example]) -> Floats:
+    """KL(frozen || current) per response token, in the order of `examples`."""
+    out: list[Floats] = [np.zeros(0, np.float32)] * len(examples)
+    for batch in batches(examples):
+        chosen = [examples[i] for i in batch]
+        pairs = zip(frozen.logits(frozen.hidden(chosen)), current.logits(current.hidden(chosen)), strict=True)
+        kl = []
+        for (_, left), (_, right) in pairs:
+            p, q = left.log_softmax(-1), right.log_softmax(-1)
+            kl.append((p.exp() * (p - q)).sum(-1).clamp(min=0).cpu().numpy())
+        ends = np.cumsum([len(example.response) for example in chosen])[:-1]
+        for i, piece in zip(batch, np.split(np.concatenate(kl), ends), strict=True):
+            out[i] = piece
+    return np.concatenate(out) if out else np.zeros(0, np.float32)
+
+
+def _score_chunk(logits: Tensor, target: Tensor) -> dict[str, Tensor]:
+    peak, best = logits.max(-1)
+    shifted = logits - peak.unsqueeze(1)
+    weights = shifted.exp()
+    total = weights.sum(-1)
+    top, _ = top_of(shifted, MASS_AT[-1])
+    cumulative = top.exp().cumsum(-1) / total.unsqueeze(1)
+    last = cumulative.shape[1] - 1
+    return {
+        "logprob": shifted.gather(1, target.unsqueeze(1)).squeeze(1) - total.log(),
+        "entropy": total.log() - torch.linalg.vecdot(weights, shifted) / total,
+        "confidence": 1 / total,
+        "correct": best == target,
+        "mass": torch.stack([cumulative[:, min(k - 1, last)] for k in MASS_AT], dim=1),
+    }
+
+
+def _draw_chunk(logits: Tensor, target: Tensor, noise: Tensor, settings: Edit, temperature: float) -> dict[str, Tensor]:
+    shifted = logits - logits.amax(-1, keepdim=True)
+    weights = shifted.exp()
+    probability = weights.gather(1, target.unsqueeze(1)).squeeze(1) / weights.sum(-1)
+    if settings.exclude_original:
+        shifted = shifted.scatter(1, target.unsqueeze(1), -torch.inf)
+    if settings.top_k:
+        top, index = torch.topk(shifted, min(settings.top_k, shifted.shape[1]), dim=-1)
+        drawn = index.gather(1, invert((top / temperature).exp(), noise).unsqueeze(1)).squeeze(1)
+    else:
+        drawn = invert((shifted / temperature).exp(), noise)
+    return {"probability": probability, "drawn": drawn}
+
+
+def _concat(chunks: Iterator[dict[str, Tensor]]) -> dict[str, NDArray[np.generic]]:
+    found = list(chunks)
+    return {name: torch.cat([chunk[name] for chunk in found]).cpu().numpy() for name in found[0]} if found else {}
+
+
+def _gather(examples: list[Example], parts: list[dict[str, NDArray[np.generic]]]) -> TokenScores:
+    counts = [len(example.response) for example in examples]
+
+    def column(name: str, empty: NDArray[np.generic]) -> NDArray[np.generic]:
+        return np.concatenate([part.get(name, empty) for part in parts]) if parts else empty
+
+    zero = np.zeros(0, np.float32)
+    return TokenScores(
+        example=np.repeat(np.arange(len(examples), dtype=np.int64), counts),
+        target=np.array([token for example in examples for token in example.response], dtype=np.int64),
+        logprob=column("logprob", zero),  # type: ignore[arg-type]
+        entropy=column("entropy", zero),  # type: ignore[arg-type]
+        confidence=column("confidence", zero),  # type: ignore[arg-type]
+        correct=column("correct", np.zeros(0, np.bool_)),  # type: ignore[arg-type]
+        mass=column("mass", np.zeros((0, 3), np.float32)),  # type: ignore[arg-type]
+    )

@@ -1,0 +1,81 @@
+"""Fine-tuning: a short loop on Accelerate. Loss on response tokens only, batches of similar length, fp32 masters."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch.nn import functional
+
+from dces_core.config import Train
+from dces_core.engines.base import Example, silent
+from dces_core.engines.teacher import pad
+from dces_core.errors import RunFailed
+from dces_core.events import Progress
+
+
+def plan_batches(examples: list[Example], settings: Train, seed: int) -> list[list[int]]:
+    """Index batches of all epochs: shuffled, then grouped by length within windows of 16 batches, then shuffled as batches."""
+    rng, size, out = np.random.default_rng(seed), settings.batch_size, []
+    window = 16 * size
+    for _ in range(settings.epochs):
+        order = rng.permutation(len(examples))
+        groups = []
+        for start in range(0, len(order), window):
+            part = sorted(order[start : start + window], key=lambda i: len(examples[i].prompt) + len(examples[i].response))
+            groups += [part[i : i + size] for i in range(0, len(part), size)]
+        out += [[int(i) for i in groups[g]] for g in rng.permutation(len(groups))]
+    return out
+
+
+def response_loss(body: torch.nn.Module, head: torch.nn.Module, examples: list[Example], device: torch.device) -> tuple[torch.Tensor, int]:
+    """Mean cross-entropy (nats) over the response tokens of a batch, and their number."""
+    ids, mask, where = pad(examples, device)
+    labels = torch.tensor([token for e in examples for token in (e.response if e.labels is None else e.labels)], device=device)
+    hidden = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+    logits = head(hidden[where[:, 0], where[:, 1]])
+    return functional.cross_entropy(logits.float(), labels), len(labels)
+
+
+def train(
+    model: torch.nn.Module,
+    body: torch.nn.Module,
+    head: torch.nn.Module,
+    examples: list[Example],
+    settings: Train,
+    seed: int,
+    bf16: bool,
+    device: torch.device,
+    progress: Progress = silent,
+) -> list[float]:
+    """Fine-tune `model` in place; the loss of each optimiser step. Raises RunFailed on a NaN or infinite loss."""
+    examples = [example for example in examples if example.response]
+    if not examples:
+        return []
+    torch.manual_seed(seed)
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
+    optimiser = accelerator.prepare(
+        torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=device.type in ("cpu", "cuda"))
+    )
+    plan = plan_batches(examples, settings, seed)
+    model.train()
+    losses = []
+    for step, batch in enumerate(plan):
+        if settings.schedule == "linear":
+            for group in optimiser.param_groups:
+                group["lr"] = settings.lr * (1 - step / len(plan))
+        with accelerator.autocast():
+            loss, _ = response_loss(body, head, [examples[i] for i in batch], device)
+        value = float(loss)
+        if not math.isfinite(value):
+            raise RunFailed(f"the training loss is {value} at step {step + 1} of {len(plan)}; lower train.lr (now {settings.lr}).")
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        losses.append(value)
+        progress(step + 1, len(plan))
+    model.eval()
+    return losses

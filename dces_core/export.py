@@ -1,0 +1,63 @@
+"""Tables as text and bytes: terminal table, CSV that no spreadsheet executes, strict JSON, Parquet."""
+
+from __future__ import annotations
+
+import io
+import json
+from typing import Any
+
+import polars as pl
+
+#: A spreadsheet reads a cell that starts with one of these as a formula.
+FORMULA = r"^[=+\-@\t\r]"
+TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
+
+
+def to_csv(frame: pl.DataFrame) -> str:
+    """CSV with a header; undefined cells are empty, nested cells are JSON, texts that look like formulas get a leading '."""
+    flat = frame.with_columns([_as_json(frame[name]) for name, kind in frame.schema.items() if kind.is_nested()])
+    texts = [name for name, kind in flat.schema.items() if isinstance(kind, TEXT_TYPES)]
+    safe = [pl.col(name).cast(pl.String).str.replace(f"({FORMULA})", "'${1}") for name in texts]
+    return flat.with_columns(safe).fill_nan(None).write_csv()
+
+
+def to_json(frame: pl.DataFrame) -> str:
+    """A JSON array of rows; undefined is null."""
+    return json.dumps(frame.fill_nan(None).to_dicts(), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+
+
+def to_parquet(frame: pl.DataFrame) -> bytes:
+    """Parquet, compressed with zstd."""
+    buffer = io.BytesIO()
+    frame.write_parquet(buffer, compression="zstd")
+    return buffer.getvalue()
+
+
+def to_table(frame: pl.DataFrame, width: int | None = None) -> str:
+    """A table for the terminal; control characters are shown, not obeyed."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=SIMPLE_HEAD)
+    for name, kind in frame.schema.items():
+        table.add_column(Text(name), justify="right" if kind.is_numeric() else "left", overflow="fold")
+    for row in frame.iter_rows():
+        table.add_row(*[Text(_cell(value)) for value in row])
+    console = Console(file=io.StringIO(), width=width, no_color=True)
+    with console.capture() as capture:
+        console.print(table)
+    return capture.get()
+
+
+def _as_json(column: pl.Series) -> pl.Series:
+    cells = [None if value is None else json.dumps(value, ensure_ascii=False) for value in column.to_list()]
+    return pl.Series(column.name, cells, dtype=pl.String)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)

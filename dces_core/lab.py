@@ -1,0 +1,132 @@
+"""What a run works with: its settings, engine, encoders and data; and how a stage is done once, resumed, and its weights found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dces_core import data
+from dces_core.data import Corpus, Pair
+from dces_core.engines.base import Encoder, Example, LanguageModel, TokenScores
+from dces_core.events import Events, Progress
+from dces_core.store import WEIGHTS, Draft, Run, Stage
+
+Make = Callable[[Draft, Progress], None]
+
+
+class Lab:
+    """One run at work. Heavy parts are loaded when they are first needed."""
+
+    def __init__(self, run: Run, events: Events) -> None:
+        self.run, self.events, self.config = run, events, run.config
+        self.train = data.load_train(self.config)
+        self.tests = data.load_tests(self.config)
+        self.probes = data.load_probes(self.config)
+        self._made: dict[str, Callable[[], None]] = {}
+        self._loaded: str | None = "base"
+
+    # stages ---------------------------------------------------------------------------------------------------------
+
+    def do(self, round_: int, arm: str, name: str, after: list[Stage], make: Make) -> Stage:
+        """The stage, made now unless it was finished from the same inputs before."""
+        stage = self.run.stage(round_, arm, name)
+        parts = [self.config.digest(), name, *(before.digest for before in after)]
+        inputs = hashlib.sha256("/".join(parts).encode()).hexdigest()
+
+        def work() -> None:
+            with self.events.span(round_, arm, name) as progress, self.run.commit(stage, inputs) as draft:
+                make(draft, progress)
+
+        self._made[str(stage.path)] = work
+        if not stage.valid(inputs):
+            work()
+        return stage
+
+    def load(self, weights: Stage | None) -> LanguageModel:
+        """The engine with these weights as its current model; None: M_b. Weights that were deleted are made again."""
+        wanted = str(weights.path) if weights else "base"
+        if weights and not weights.file(WEIGHTS).is_file():
+            self.events.note(f"the weights of {weights.path.parent.name} {weights.path.parent.parent.name} are gone; training them again")
+            self._made[wanted]()
+        if self._loaded != wanted:
+            self._loaded = None
+            self.engine.load(weights.file(WEIGHTS) if weights else None)
+            self._loaded = wanted
+        return self.engine
+
+    def freeze(self, weights: Stage | None) -> None:
+        """Make these weights the frozen M_0; None: M_b."""
+        self.engine.freeze(weights.file(WEIGHTS) if weights else None)
+
+    def base_scores(self, examples: list[Example]) -> TokenScores:
+        """Scores by M_b, whatever model is current; the current one is put back."""
+        before = self._loaded
+        self.engine.load(None)
+        scores = self.engine.score(examples)
+        self._loaded = None
+        if before and before != "base":
+            self.engine.load(Path(before) / WEIGHTS)
+        self._loaded = before
+        return scores
+
+    def trained(self, stage: Stage | None) -> None:
+        """The engine's current model has just become these weights (None: it is in between)."""
+        self._loaded = str(stage.path) if stage else None
+
+    # parts ----------------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def engine(self) -> LanguageModel:
+        """The language model."""
+        self.events.note(f"loading {self.config.model if self.config.engine == 'hf' else 'the fake engine'}")
+        if self.config.engine == "fake":
+            from dces_core.engines.fake import FakeModel
+
+            return FakeModel()
+        from dces_core.engines.hf import HFModel
+
+        return HFModel(self.config)
+
+    @cached_property
+    def encoder(self) -> Encoder:
+        """The encoder that selection uses."""
+        from dces_core.engines.encoder import load_encoder
+
+        return load_encoder(self.config.encoder.name, self.engine.device)
+
+    @cached_property
+    def judge(self) -> Callable[[list[str]], NDArray[np.float32]]:
+        """Texts to unit rows, by an encoder that selection does not use."""
+        from dces_core.engines.encoder import load_judge
+
+        judge = load_judge(self.config.encoder.judge, self.config.threads)
+        return judge.embed if judge else self.engine.embed_hidden
+
+    @cached_property
+    def real_embeddings(self) -> NDArray[np.float32]:
+        """(references, d) of the real training split."""
+        return self.encoder.embed([pair.reference for pair in self.train.pairs])
+
+    # text to tokens -------------------------------------------------------------------------------------------------
+
+    def example(self, corpus: Corpus, pair: Pair) -> Example:
+        """A real pair as tokens, its reference without an end token; a text's first data.context_tokens are its prompt."""
+        if corpus.kind == "pairs":
+            return Example(self.prompt(pair.prompt), self.engine.encode_text(pair.reference))
+        ids = (self.engine.start() + self.engine.encode_text(pair.reference))[: self.config.eval.block_tokens]
+        cut = max(1, min(self.config.data.context_tokens, len(ids) // 2))
+        return Example(ids[:cut], ids[cut:])
+
+    def training_example(self, corpus: Corpus, pair: Pair) -> Example:
+        """As `example`; a whole reference ends with the end token."""
+        example = self.example(corpus, pair)
+        return Example(example.prompt, [*example.response, self.engine.end]) if corpus.kind == "pairs" else example
+
+    def prompt(self, text: str) -> list[int]:
+        """A prompt as tokens, data.instruction behind it."""
+        return self.engine.encode_prompt(f"{text} {self.config.data.instruction}".strip())

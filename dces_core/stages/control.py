@@ -1,0 +1,225 @@
+"""The feedback loop: from what a pool measures to the edge share and the editing temperature (method, step 6).
+
+Signs are chosen so that a positive error always means "collapsing": dispersion or entropy below its set-point,
+log-probability above it. Everything here is [ours] except the idea that dispersion drives the center:edge ratio [page].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypedDict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dces_core.config import Controller, Edit
+from dces_core.stages.cluster import Floats, default_k, nearest_distance, spherical_kmeans
+
+SIGNALS = ("dispersion", "entropy", "logprob")
+COLLAPSE_SIDE = {"dispersion": 1.0, "entropy": 1.0, "logprob": -1.0}  # +1: falls under collapse
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A statistic's value and its own standard deviation at this pool size; None where undefined."""
+
+    mean: float | None
+    sd: float | None
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Set-points, measured once per run: each signal of round 0's own pool and of real training text, and the quality limit."""
+
+    round0: dict[str, Spread]
+    real: dict[str, Spread]
+    quality_limit: float | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Reference:
+        """The inverse of `dataclasses.asdict`."""
+        spreads = {side: {name: Spread(**spread) for name, spread in value[side].items()} for side in ("round0", "real")}
+        return cls(spreads["round0"], spreads["real"], value["quality_limit"])
+
+
+@dataclass(frozen=True)
+class ControlInput:
+    """What one pool measures. `values` by signal; the arrays (k,) describe the clusters by the signal in use."""
+
+    values: dict[str, float | None]
+    pool_size: int
+    cluster_value: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
+    cluster_size: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+
+
+class EditState(TypedDict):
+    """The editing temperature and what made it. `edit_reason`: why it is the constant, else null."""
+
+    logprob: float | None
+    logprob_setpoint: float | None
+    edit_error: float | None  # nats
+    edit_integral: float | None  # nats, summed over rounds
+    edit_temperature: float | None
+    edit_clipped: bool
+    edit_reason: str | None
+
+
+class ControlState(EditState):
+    """The controller's memory and its output, JSON-able. `reason`: why the edge share is the constant a0, else null."""
+
+    signal: str
+    value: float | None
+    setpoint: float | None
+    sd: float | None
+    error: float | None  # in sd, smoothed; positive: collapsing
+    edge_share: float | None
+    edge_share_by_cluster: dict[str, float] | None
+    edge_clipped: bool
+    reason: str | None
+
+
+def dispersion_centroids(embeddings: Floats, seed: int) -> Floats:
+    """Unit centroids (k, d) behind S_t: spherical k-means of (P, d) unit rows, k = default_k(P), whatever clusterer made the roles.
+
+    Zero rows (empty texts) have no direction and are left out; k is 0 where no row is left.
+    """
+    x = _directed(embeddings)
+    return spherical_kmeans(x, default_k(len(embeddings)), seed)[1] if len(x) else x
+
+
+def dispersion(embeddings: Floats, seed: int) -> float | None:
+    """S_t: mean cosine distance of the pool's non-zero rows to the nearest of `dispersion_centroids`; None without rows."""
+    centroids = dispersion_centroids(embeddings, seed)
+    return float(nearest_distance(_directed(embeddings), centroids).mean()) if len(centroids) else None
+
+
+def _directed(embeddings: Floats) -> Floats:
+    lengths = np.einsum("ij,ij->i", embeddings, embeddings)
+    return embeddings if lengths.all() else embeddings[lengths > 0]
+
+
+def reference_spread(real_embeddings: Floats, pool_size: int, seed: int, draws: int = 200) -> Spread:
+    """S_real and its sd: dispersion of `draws` draws of `pool_size` rows from (n, d) real training references.
+
+    The sd comes from bootstrap draws. Their repeated rows pull the mean down (by one to two sd at n = 4 P), so S_real is
+    the mean of draws without replacement wherever n >= pool_size [ours]. Both None with fewer than two references.
+    """
+    n = len(real_embeddings)
+    if n < 2:
+        return Spread(None, None)
+    rng = np.random.default_rng(seed)
+
+    def measure(replace: bool) -> NDArray[np.float64]:
+        rows = (rng.choice(n, pool_size, replace=replace) for _ in range(draws))
+        values = (dispersion(real_embeddings[drawn], int(rng.integers(2**32))) for drawn in rows)
+        return np.array([value for value in values if value is not None])
+
+    bootstrap = measure(replace=True)
+    whole = measure(replace=False) if n >= pool_size else bootstrap
+    return Spread(float(whole.mean()), float(bootstrap.std(ddof=1))) if min(len(whole), len(bootstrap)) > 1 else Spread(None, None)
+
+
+def mean_spread(values: NDArray[Any], pool_size: int | None = None) -> Spread:
+    """Mean of per-sample values and its standard error over `pool_size` samples (default: as many as there are)."""
+    known = np.asarray(values, np.float64)
+    known = known[np.isfinite(known)]
+    if not len(known):
+        return Spread(None, None)
+    error = float(known.std(ddof=1) / (pool_size or len(known)) ** 0.5) if len(known) > 1 else None
+    return Spread(float(known.mean()), error)
+
+
+def control(
+    settings: Controller, edit: Edit, dynamic: bool, measured: ControlInput, reference: Reference, previous: Mapping[str, Any] | None
+) -> ControlState:
+    """One step of both controllers. `previous` is the last round's state of the same arm, None in round 1.
+
+    `dynamic` False keeps the edge share at a0 and the editing temperature at edit.temperature; errors are still measured.
+    """
+    signal = settings.signal
+    goal = (reference.round0 if settings.setpoint == "round0" else reference.real)[signal]
+    value = measured.values[signal]
+    error, reason = _error(settings, value, goal, previous)
+    share, clipped = settings.a0, False
+    by_cluster = None
+    if dynamic and error is not None:
+        wanted = settings.a0 + settings.gain * settings.sign * error
+        share = float(np.clip(wanted, settings.a_min, settings.a_max))
+        clipped = share != wanted
+        if settings.per_cluster:
+            by_cluster = _shares_by_cluster(settings, error, goal.sd, measured)
+    state: ControlState = {
+        "signal": signal,
+        "value": value,
+        "setpoint": goal.mean,
+        "sd": goal.sd,
+        "error": error,
+        "edge_share": share,
+        "edge_share_by_cluster": by_cluster,
+        "edge_clipped": clipped,
+        "reason": reason if dynamic else "dynamic is off",
+        **_edit_step(settings, edit, dynamic, measured.values["logprob"], reference.round0["logprob"].mean, previous),
+    }
+    return state
+
+
+def _error(settings: Controller, value: float | None, goal: Spread, previous: Mapping[str, Any] | None) -> tuple[float | None, str | None]:
+    """e_t = ema * e_{t-1} + (1 - ema) * (S_set - S_t) / sd; without an earlier error, the new one alone."""
+    if value is None or goal.mean is None:
+        return None, f"{settings.signal} is undefined in {'this pool' if value is None else 'the reference'}"
+    if not goal.sd:
+        return None, f"the sd of {settings.signal} is {'zero' if goal.sd == 0 else 'undefined'}"
+    new = COLLAPSE_SIDE[settings.signal] * (goal.mean - value) / goal.sd
+    before = previous["error"] if previous else None
+    return (new if before is None else settings.ema * before + (1 - settings.ema) * new), None
+
+
+def _shares_by_cluster(settings: Controller, error: float, sd: float | None, measured: ControlInput) -> dict[str, float] | None:
+    """One edge share per cluster: the pool's error plus how far the cluster lies from the mean cluster, in its own noise.
+
+    A cluster of n_c samples has noise sd * sqrt(P / n_c). Measuring against the mean cluster keeps clusters of another
+    clusterer than the set-point's on its scale, and lets the smoothed error serve although clusters have no past.
+    """
+    size, value = measured.cluster_size, measured.cluster_value
+    known = np.isfinite(value) & (size > 0)
+    if not known.any() or not sd:
+        return None
+    mean = float(np.average(value[known], weights=size[known]))
+    noise = sd * np.sqrt(measured.pool_size / np.maximum(size, 1))
+    own = np.where(known, COLLAPSE_SIDE[settings.signal] * (mean - value) / noise, 0.0)
+    shares = np.clip(settings.a0 + settings.gain * settings.sign * (error + own), settings.a_min, settings.a_max)
+    return {str(index): float(share) for index, share in enumerate(shares)}
+
+
+def _edit_step(
+    settings: Controller, edit: Edit, dynamic: bool, logprob: float | None, goal: float | None, previous: Mapping[str, Any] | None
+) -> EditState:
+    """T = clip(T0 + kp * e + ki * sum(e), t_min, t_max); e: rise of the pool's mean log-probability over round 0's.
+
+    Anti-windup: while T is clipped, an error that pushes it further out is not added to the stored sum, so that the
+    temperature leaves its bound in the first round in which the error turns.
+    """
+    error = None if logprob is None or goal is None else logprob - goal
+    state: EditState = {
+        "logprob": logprob,
+        "logprob_setpoint": goal,
+        "edit_error": error,
+        "edit_integral": float((previous or {}).get("edit_integral") or 0.0),
+        "edit_temperature": edit.temperature,
+        "edit_clipped": False,
+        "edit_reason": None,
+    }
+    if not dynamic or settings.edit_signal == "off":
+        state["edit_reason"] = "edit_signal is off" if dynamic else "dynamic is off"
+        return state
+    if error is None:
+        state["edit_reason"] = f"log-probability is undefined in {'this pool' if logprob is None else 'the first pool'}"
+        return state
+    integral = (state["edit_integral"] or 0.0) + error
+    wanted = edit.temperature + settings.edit_kp * error + settings.edit_ki * integral
+    temperature = float(np.clip(wanted, settings.edit_t_min, settings.edit_t_max))
+    if (wanted - temperature) * error <= 0:
+        state["edit_integral"] = integral
+    state["edit_temperature"], state["edit_clipped"] = temperature, temperature != wanted
+    return state

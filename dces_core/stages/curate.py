@@ -1,0 +1,130 @@
+"""Steps 2 to 8 of a round: the pool becomes a sample table, the controller's state, and the round's training data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from dces_core.arms import Arm
+from dces_core.engines.base import Example
+from dces_core.events import Progress
+from dces_core.lab import Lab
+from dces_core.seeds import rng_for, seed_for
+from dces_core.stages.control import Reference
+from dces_core.stages.edit import edit_responses, with_edits
+from dces_core.stages.generate import draw_prompts, pool_examples
+from dces_core.stages.select import Selection, SelectInputs, measure_reference, select
+from dces_core.store import Draft, Stage
+
+TRAINING = {"id": pl.String, "source": pl.String, "prompt": pl.List(pl.Int32), "response": pl.List(pl.Int32), "labels": pl.List(pl.Int32)}
+
+
+def write_reference(lab: Lab, pool: Stage, draft: Draft, progress: Progress) -> None:
+    """What the feedback loop compares with, once per run: round 0's own pool and real text cut to the same token budget."""
+    limit = lab.config.generate.max_new_tokens
+    examples = [lab.example(lab.train, pair) for pair in lab.train.pairs]
+    examples = [Example(example.prompt, example.response[:limit]) for example in examples]
+    scores = lab.engine.score(examples, "frozen", progress)
+    counts = np.maximum(np.bincount(scores.example, minlength=len(examples)), 1)
+    logprob = np.bincount(scores.example, scores.logprob, len(examples)) / counts
+    entropy = np.bincount(scores.example, scores.entropy, len(examples)) / counts
+    texts = [lab.engine.decode(example.response) for example in examples]
+    first = pool.frame("pool")
+    reference = measure_reference(
+        lab.config, first, lab.encoder.embed(first["text"].to_list()), lab.encoder.embed(texts), logprob, entropy
+    )
+    draft.json("reference", asdict(reference))
+
+
+def write_selection(
+    lab: Lab, arm: Arm, round_: int, pool: Stage, reference: Stage, previous: Mapping[str, Any] | None, draft: Draft, progress: Progress
+) -> None:
+    """Select, edit and compose one round of one arm; the engine's current model is M_{t-1}."""
+    frame = pool.frame("pool")
+    examples = pool_examples(lab.engine, frame)
+    embeddings = lab.encoder.embed(frame["text"].to_list())
+    progress(1, 3)
+    chosen = select(
+        SelectInputs(
+            arm, lab.config, round_, frame.drop("prompt_ids", "ids"), embeddings,
+            lambda rows: mean_logprob(lab, [examples[i] for i in rows]),
+            Reference.from_json(reference.json("reference")), previous,
+        )
+    )  # fmt: skip
+    progress(2, 3)
+    samples, facts, edited = _edit(lab, arm, round_, chosen, examples)
+    rows = [
+        {"id": frame["id"][i], "source": "generated", "prompt": e.prompt, "response": e.response, "labels": e.labels}
+        for i, e in ((int(i), edited.get(int(i), examples[i])) for i in chosen.order)
+    ]
+    draft.table("samples", samples)
+    draft.table("training", pl.DataFrame(_with_real(lab, round_, rows), schema=TRAINING))
+    draft.json("controller", {**chosen.controller, **facts})
+    np.save(draft.file("embeddings.npy"), embeddings)
+    progress(3, 3)
+
+
+def mean_logprob(lab: Lab, examples: list[Example]) -> NDArray[np.float64]:
+    """(len(examples),) mean log-probability under the frozen M_0, nats per token; NaN for an empty response."""
+    scores = lab.engine.score(examples, "frozen")
+    counts = np.bincount(scores.example, minlength=len(examples))
+    total = np.bincount(scores.example, scores.logprob, len(examples))
+    return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
+
+
+def _edit(
+    lab: Lab, arm: Arm, round_: int, chosen: Selection, examples: list[Example]
+) -> tuple[pl.DataFrame, dict[str, Any], dict[int, Example]]:
+    """The sample table with its edits, what they amount to, and the edited examples by pool row."""
+    if arm.edit == "none":
+        return chosen.samples, {"flagged": None, "changed": None, "edited_tokens": None}, {}
+    before = [examples[i] for i in chosen.edit]
+    result = edit_responses(
+        lab.engine, before, lab.config.edit, arm.edit, chosen.controller["edit_temperature"],
+        seed_for(lab.config.seed, round_, "edit"), chosen.edit.tolist(),
+    )  # fmt: skip
+    texts = [lab.engine.decode(example.response) for example in result.examples]
+    facts = {
+        "flagged": int(result.flagged.sum()),
+        "changed": int(result.changed.sum()),
+        "edited_tokens": sum(len(example.response) for example in before),
+    }
+    edited = dict(zip(chosen.edit.tolist(), result.examples, strict=True))
+    return with_edits(chosen.samples, chosen.edit, result, texts), facts, edited
+
+
+def _with_real(lab: Lab, round_: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """In the fixed-real and fresh-real regimes, real pairs take the place of the last of the picks."""
+    settings = lab.config.train
+    if settings.regime not in ("fixed-real", "fresh-real"):
+        return rows
+    count = round(settings.real_share * len(rows))
+    rng = rng_for(lab.config.seed, 0 if settings.regime == "fixed-real" else round_, "real")
+    pairs = [lab.train.pairs[i] for i in draw_prompts(len(lab.train.pairs), count, rng)] if count else []
+    real = [(pair, lab.training_example(lab.train, pair)) for pair in pairs]
+    return rows[: len(rows) - count] + [
+        {"id": pair.id, "source": "real", "prompt": e.prompt, "response": e.response, "labels": None} for pair, e in real
+    ]
+
+
+def training_data(lab: Lab, round_: int, rounds: list[Stage]) -> list[Example]:
+    """What a round trains on, from the `select` stages of rounds 1..t (this one last), by train.regime."""
+    settings = lab.config.train
+    if settings.regime in ("accumulate", "accumulate-subsample"):
+        found = [example for stage in rounds for example in _examples(stage)]
+        if settings.round0 == "finetune":
+            found = [lab.training_example(lab.train, pair) for pair in lab.train.pairs] + found
+        if settings.regime == "accumulate-subsample" and len(found) > lab.config.pool.n:
+            kept = rng_for(lab.config.seed, round_, "subsample").choice(len(found), lab.config.pool.n, replace=False)
+            found = [found[i] for i in kept]
+        return found
+    return _examples(rounds[-1])
+
+
+def _examples(stage: Stage) -> list[Example]:
+    return [Example(row["prompt"], row["response"], row["labels"]) for row in stage.frame("training").to_dicts()]

@@ -1,0 +1,129 @@
+"""Token-level editing after ToEdit (arXiv 2412.14689): one pass over the ORIGINAL tokens, edits are not fed back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, Literal
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from dces_core.config import Edit
+from dces_core.engines.base import Example, LanguageModel
+from dces_core.records import SAMPLES
+from dces_core.stages.groups import position_within
+
+Mode = Literal["text", "targets"]
+
+
+@dataclass(frozen=True)
+class EditResult:
+    """What editing did to each of n samples."""
+
+    examples: list[Example]  # text mode: another response; targets mode: labels beside it
+    edits: list[list[dict[str, object]]]  # per sample: position, before, after (pieces as written)
+    flagged: NDArray[np.int32]  # (n,) tokens that were resampled
+    changed: NDArray[np.int32]  # (n,) tokens that differ afterwards
+
+
+def edit_responses(
+    engine: LanguageModel,
+    examples: list[Example],
+    settings: Edit,
+    mode: Mode,
+    temperature: float,
+    seed: int,
+    keys: Sequence[int] | None = None,
+) -> EditResult:
+    """Resample flagged tokens of each response at `temperature`.
+
+    Flagged: probability >= settings.threshold, not the first token, at most `share` of the response's tokens, chosen at
+    random. Text mode replaces the token itself: never the end token, never by a token that cannot be written, and under
+    `whole_words` a continuation piece only by a continuation piece; a draw that this forbids counts as not changed.
+    Targets mode changes the label of any flagged position, the end token's included, so that the draw stays one from
+    the model's own distribution. `keys` number the samples for the random draws (default: 0, 1, ...): arms that edit
+    the same sample use the same numbers.
+    """
+    if not examples:
+        return EditResult([], [], np.zeros(0, np.int32), np.zeros(0, np.int32))
+    uniforms = _uniforms(examples, seed, range(len(examples)) if keys is None else keys)
+    proposals = engine.resample(examples, settings, temperature, [pair[1] for pair in uniforms])
+    lengths = np.array([len(example.response) for example in examples])
+    sample = np.repeat(np.arange(len(examples)), lengths)
+    before = np.concatenate([np.asarray(example.response, np.int64) for example in examples])
+    drawn = np.concatenate([proposal.drawn for proposal in proposals])
+    place = np.arange(len(before)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    candidate = (np.concatenate([proposal.probability for proposal in proposals]) >= settings.threshold) & (place > 0)
+    if mode == "text":
+        candidate &= before != engine.end
+    order = position_within(sample, ~candidate, np.concatenate([pair[0] for pair in uniforms]))
+    share = settings.share if mode == "text" else settings.share_targets
+    flagged = candidate & (order < np.floor(share * lengths + 1e-9)[sample])
+    changed = flagged & (drawn != before)
+    if mode == "text":
+        changed &= _writable(engine, settings, before, drawn, changed)
+    after = np.where(changed, drawn, before)
+    count = len(examples)
+    return EditResult(
+        [_edited(example, ids, mode) for example, ids in zip(examples, np.split(after, np.cumsum(lengths)[:-1]), strict=True)],
+        _differences(engine, count, sample[changed], place[changed], before[changed], after[changed]),
+        np.bincount(sample[flagged], minlength=count).astype(np.int32),
+        np.bincount(sample[changed], minlength=count).astype(np.int32),
+    )
+
+
+def with_edits(samples: pl.DataFrame, rows: NDArray[np.int64], result: EditResult, texts: list[str]) -> pl.DataFrame:
+    """SAMPLES with flagged, changed, edits and trained_text filled in for `rows`; `texts`: the edited texts, decoded."""
+    values: dict[str, list[Any]] = {
+        "flagged": result.flagged.tolist(),
+        "changed": result.changed.tolist(),
+        "edits": result.edits,
+        "trained_text": texts,
+    }
+    columns = []
+    for name, new in values.items():
+        column = samples[name].to_list()
+        for row, value in zip(rows.tolist(), new, strict=True):
+            column[row] = value
+        columns.append(pl.Series(name, column, dtype=SAMPLES[name]))
+    return samples.with_columns(columns)
+
+
+def _uniforms(examples: list[Example], seed: int, keys: Sequence[int]) -> list[NDArray[np.float64]]:
+    """Per sample (2, tokens) in [0, 1): one row chooses the positions, the other draws the tokens."""
+    return [np.random.default_rng([seed, key]).random((2, len(example.response))) for key, example in zip(keys, examples, strict=True)]
+
+
+def _writable(
+    engine: LanguageModel, settings: Edit, before: NDArray[np.int64], drawn: NDArray[np.int64], changed: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Where the drawn token may stand in the text: it decodes to something and keeps words whole."""
+    tokens = np.unique(drawn[changed])
+    silent = tokens[[token == engine.end or not engine.decode([int(token)]) for token in tokens]]
+    allowed = ~np.isin(drawn, silent)
+    if settings.whole_words:
+        continues = engine.continues_word()
+        allowed &= ~continues[before] | continues[drawn]
+    return allowed
+
+
+def _edited(example: Example, ids: NDArray[np.int64], mode: Mode) -> Example:
+    return replace(example, response=ids.tolist()) if mode == "text" else replace(example, labels=ids.tolist())
+
+
+def _differences(
+    engine: LanguageModel,
+    count: int,
+    sample: NDArray[np.int64],
+    place: NDArray[np.int64],
+    before: NDArray[np.int64],
+    after: NDArray[np.int64],
+) -> list[list[dict[str, object]]]:
+    piece = cache(engine.piece)
+    edits: list[list[dict[str, object]]] = [[] for _ in range(count)]
+    for index, position, old, new in zip(sample.tolist(), place.tolist(), before.tolist(), after.tolist(), strict=True):
+        edits[index].append({"position": position, "before": piece(old), "after": piece(new)})
+    return edits

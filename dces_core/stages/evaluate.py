@@ -1,0 +1,218 @@
+"""Step 9: what the model of a round has become, on real text that it never saw and in what it writes.
+
+Real text: every test set, teacher-forced. Generated text: one response per prompt of the first test set that has prompts, by the
+settings of the pool, with the same prompts and the same noise in every round and arm. Probes: greedy and sampled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dces_core.data import Corpus, Pair
+from dces_core.engines.base import Example, Generation
+from dces_core.errors import UserError
+from dces_core.events import Progress
+from dces_core.lab import Lab
+from dces_core.metrics import probability
+from dces_core.metrics.assemble import generated_text_values, parameters, pool_budget, real_text_values
+from dces_core.metrics.semantic import BertScore, bertscore, dispersion, nearest_reference
+from dces_core.metrics.text import ends_in_loop, rep_4, units
+from dces_core.metrics.value import rows
+from dces_core.records import table
+from dces_core.seeds import rng_for, seed_for
+from dces_core.stages.control import dispersion_centroids
+from dces_core.stages.generate import as_example, mean_or_none, sample
+from dces_core.store import Draft, Stage
+
+DIVERGENCE_EXAMPLES = 24  # KL needs two models' full distributions: a fixed subset of every test set
+
+
+def write_evaluation(lab: Lab, arm: str, round_: int, start: Stage | None, draft: Draft, progress: Progress) -> None:
+    """All tables of one evaluation of the engine's current model. `start`: round 0's evaluation; None at round 0 itself."""
+    steps = len(lab.tests) + 3
+    first = (start.json("start") or {}) if start else {}
+    metrics, reliability = [], []
+    for step, (name, corpus) in enumerate(lab.tests.items()):
+        values, bins = _real_text(lab, name, corpus, first, at_start=start is None)
+        metrics += rows(values, arm=arm, seed=lab.config.seed, round_=round_, test_set=name)
+        reliability += bins
+        progress(step + 1, steps)
+    written = _write(lab)
+    progress(steps - 2, steps)
+    centroids = np.load(start.file("centroids.npy")) if start else None
+    values, facts, scores = _generated_text(lab, written, centroids, draft)
+    metrics += rows(values, arm=arm, seed=lab.config.seed, round_=round_)
+    progress(steps - 1, steps)
+    draft.table("metrics", table("metrics", metrics))
+    draft.table("reliability", table("reliability", reliability))
+    draft.table("generations", table("generations", _generation_rows(written, scores)))
+    draft.table("probes", table("probes", _probes(lab, arm, round_)))
+    if start is None:
+        draft.json("start", first)
+    draft.json("parameters", {**facts, "block_tokens": lab.config.eval.block_tokens, "scored": "reference tokens, no end token"})
+    progress(steps, steps)
+
+
+def repeat_evaluation(lab: Lab, arm: str, round_: int, start: Stage, draft: Draft) -> None:
+    """The evaluation of a model that did not change is round 0's, to the last bit: same prompts, same noise."""
+    for name in ("metrics", "probes"):
+        frame = start.frame(name).to_dicts()
+        draft.table(name, table(name, [{**row, "arm": arm, "round": round_} for row in frame]))
+    for name in ("reliability", "generations"):
+        draft.table(name, start.frame(name))
+    draft.json("parameters", start.json("parameters"))
+
+
+# real text --------------------------------------------------------------------------------------------------------------
+
+
+def _real_text(lab: Lab, name: str, corpus: Corpus, first: dict[str, Any], at_start: bool) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    examples = [example for pair in corpus.pairs if (example := lab.example(corpus, pair)).prompt and example.response]
+    scores = lab.engine.score(examples)
+    if at_start:
+        first[name] = {"ppl_0": probability.perplexity(scores.logprob).value, "ppl_base": _base_perplexity(lab, examples)}
+    values = real_text_values(
+        scores,
+        bins=probability.frequency_bins(_token_counts(lab)),
+        ppl_base=first[name]["ppl_base"],
+        ppl_0=first[name]["ppl_0"],
+        divergence=lab.engine.divergence(examples[:DIVERGENCE_EXAMPLES]),
+    )
+    return values, probability.reliability(scores.confidence, scores.correct).rows(name)
+
+
+def _base_perplexity(lab: Lab, examples: list[Example]) -> float | None:
+    """Perplexity of M_b; the engine's current model is M_0 before and after."""
+    if lab.config.train.round0 == "asis":
+        return probability.perplexity(lab.engine.score(examples).logprob).value
+    return probability.perplexity(lab.base_scores(examples).logprob).value
+
+
+def _token_counts(lab: Lab) -> NDArray[np.int64]:
+    ids = [token for pair in lab.train.pairs for token in lab.engine.encode_text(pair.reference)]
+    return np.bincount(np.array(ids, dtype=np.int64), minlength=lab.engine.vocabulary)
+
+
+# generated text ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Written:
+    """What the model wrote for the evaluation prompts, cut to eval.budget_tokens."""
+
+    pairs: list[Pair]
+    examples: list[Example]
+    generations: list[Generation]
+    prompts: list[str]
+    texts: list[str]
+    references: list[str]
+
+
+def _write(lab: Lab) -> Written:
+    corpus = next((corpus for corpus in lab.tests.values() if corpus.kind == "pairs"), next(iter(lab.tests.values())))
+    budget = lab.config.eval.budget_tokens
+    whole = [lab.example(corpus, pair) for pair in corpus.pairs]
+    generations = sample(
+        lab.engine, [example.prompt for example in whole], lab.config.generate, rng_for(lab.config.seed, 0, "evaluate"), lambda *_: None
+    )
+    return Written(
+        corpus.pairs,
+        [as_example(lab.engine, example.prompt, generation) for example, generation in zip(whole, generations, strict=True)],
+        generations,
+        [pair.prompt or lab.engine.decode(example.prompt) for pair, example in zip(corpus.pairs, whole, strict=True)],
+        [lab.engine.decode(generation.ids[:budget]) for generation in generations],
+        [lab.engine.decode(example.response[:budget]) for example in whole],
+    )
+
+
+def _generated_text(
+    lab: Lab, written: Written, centroids: NDArray[np.float32] | None, draft: Draft
+) -> tuple[dict[str, Any], dict[str, Any], BertScore | str]:
+    config, texts = lab.config, written.texts
+    embeddings = lab.encoder.embed(texts)
+    own = dispersion_centroids(embeddings, seed_for(config.seed, 0, "dispersion"))
+    if centroids is None:
+        centroids = own
+        np.save(draft.file("centroids.npy"), own)
+    current = lab.engine.score(written.examples)
+    frozen = lab.engine.score(written.examples, "frozen")
+    scores = _bertscore(lab, written)
+    values = generated_text_values(
+        texts,
+        token_counts=[len(generation.ids) for generation in written.generations],
+        ended=[generation.ended for generation in written.generations],
+        self_logprob=current.logprob,
+        frozen_logprob=frozen.logprob,
+        entropy=current.entropy,
+        reference_counts=_unit_counts(lab),
+        bertscore=scores,
+        judge=lab.judge(texts) if config.eval.vendi_n else "eval.vendi_n is 0",
+        dispersion=dispersion(embeddings, own),
+        dispersion_frozen=dispersion(embeddings, centroids),
+        nearest_reference=nearest_reference(embeddings, lab.real_embeddings),
+        sample=config.eval.vendi_n,
+    )
+    facts = parameters(budget_units=pool_budget(len(texts)), sample=config.eval.vendi_n, bertscore=scores)
+    return values, {**facts, "encoder": lab.encoder.name, "decoding": config.generate.model_dump(mode="json")}, scores
+
+
+def _bertscore(lab: Lab, written: Written) -> BertScore | str:
+    """The scores, or why there are none: a model that cannot be had must not end a run."""
+    config = lab.config.eval
+    if config.bertscore == "off":
+        return "eval.bertscore is off"
+    try:
+        return bertscore(written.texts, written.references, config.bertscore, config.budget_tokens, lab.engine.device.replace("fake", "cpu"))
+    except UserError as error:
+        lab.events.note(str(error))
+        return str(error)
+
+
+def _unit_counts(lab: Lab) -> dict[str, int]:
+    counts: dict[str, int] = {}
+    for pair in lab.train.pairs:
+        for unit in units(pair.reference):
+            counts[unit] = counts.get(unit, 0) + 1
+    return counts
+
+
+def _generation_rows(written: Written, scores: BertScore | str) -> list[dict[str, Any]]:
+    f1 = [None] * len(written.texts) if isinstance(scores, str) else [None if np.isnan(x) else float(x) for x in scores.f1]
+    return [
+        {
+            "prompt_id": pair.id,
+            "topic": pair.topic,
+            "prompt": prompt,
+            "reference": reference,
+            "text": text,
+            "tokens": len(generation.ids),
+            "ended": generation.ended,
+            "logprob": mean_or_none(generation.logprob),
+            "loop": ends_in_loop(text),
+            "rep_4": rep_4(text),
+            "bertscore_f1": score,
+        }
+        for pair, prompt, reference, text, generation, score in zip(
+            written.pairs, written.prompts, written.references, written.texts, written.generations, f1, strict=True
+        )
+    ]
+
+
+def _probes(lab: Lab, arm: str, round_: int) -> list[dict[str, Any]]:
+    """Every watched prompt, greedily and by the settings of the pool."""
+    out = []
+    prompts = [lab.prompt(pair.prompt) for pair in lab.probes]
+    for mode, decoding in (("greedy", "greedy"), ("sampled", "sample")):
+        settings = lab.config.generate.model_copy(update={"decoding": decoding, "max_new_tokens": lab.config.eval.probe_tokens})
+        for pair, generation in zip(
+            lab.probes, sample(lab.engine, prompts, settings, rng_for(lab.config.seed, 0, "probes"), lambda *_: None), strict=True
+        ):
+            text = lab.engine.decode(generation.ids)
+            out.append(
+                {"arm": arm, "round": round_, "prompt_id": pair.id, "prompt": pair.prompt, "mode": mode, "text": text, "loop": ends_in_loop(text)}
+            )
+    return out

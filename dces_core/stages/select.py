@@ -1,0 +1,288 @@
+"""One round's selection for one arm: gate, cluster, split, filter, control, pick. Arrays and frames in and out, no files.
+
+Every arm is gated (where it gates), clustered, split and measured, so that the pages can show the same facts for all;
+only arms that select by center and edge let them decide.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from dces_core.arms import Arm
+from dces_core.config import RunConfig
+from dces_core.records import table
+from dces_core.seeds import rng_for, seed_for
+from dces_core.stages.cluster import NOISE, Clustering, Floats, cluster, distances
+from dces_core.stages.control import ControlInput, Reference, Spread, control, dispersion, mean_spread, reference_spread
+from dces_core.stages.gate import gate
+from dces_core.stages.pick import Picks, pick, pick_at_random
+from dces_core.stages.quality import IMPLAUSIBLE, quality_limit, reject_edges
+from dces_core.stages.split import CENTER, EDGE, Roles, split
+
+PICKED, OVER_QUOTA, REJECTED = "picked", "over quota", "rejected"
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SelectInputs:
+    """What selection reads. P samples; `frozen_logprob` maps row indices to mean log-probabilities under M_0 (nats)."""
+
+    arm: Arm
+    config: RunConfig
+    round_: int
+    pool: pl.DataFrame  # id, prompt_id, topic, prompt, text, tokens, ended, logprob, entropy
+    embeddings: Floats  # (P, d), unit rows; an empty text is a zero row
+    frozen_logprob: Callable[[Rows], NDArray[Any]]  # called at most once, for the rows that need it
+    reference: Reference
+    previous: Mapping[str, Any] | None = None  # this arm's controller state of the round before
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What selection decided."""
+
+    samples: pl.DataFrame  # SAMPLES; `edits`, `flagged` and `changed` are null until editing fills them in
+    controller: dict[str, Any]  # ControlState and the round's flow, JSON-able
+    order: Rows  # (N,) picked rows in training order
+    edit: Rows  # picked center rows that the arm edits, in the same order
+    clustering: Clustering  # of the rows in `clustered`
+    clustered: Rows  # rows that passed the gate
+
+
+@dataclass(frozen=True)
+class _View:
+    """Full-length facts (P,) about the pool; rows that the gate rejected have no cluster, role, distance or centrality."""
+
+    gated: list[str | None]
+    clustered: Rows
+    clustering: Clustering
+    labels: NDArray[np.int32]
+    distance: NDArray[np.float64]
+    centrality: NDArray[np.float64]
+    role: Roles
+    frozen_logprob: NDArray[np.float64]
+    implausible: NDArray[np.bool_]
+
+
+def measure_reference(
+    config: RunConfig,
+    first_pool: pl.DataFrame,
+    embeddings: Floats,
+    real_embeddings: Floats,
+    real_logprob: NDArray[Any],
+    real_entropy: NDArray[Any],
+) -> Reference:
+    """Set-points of a run: round 0's own (the first pool) and real training references cut to the same token budget.
+
+    `real_logprob` and `real_entropy`: per-reference means under the frozen M_0, nats. The sd of dispersion comes from the
+    bootstrap on real text for both set-points; that of entropy and log-probability is the standard error of a pool's mean [ours].
+    """
+    real = reference_spread(real_embeddings, config.pool.size, seed_for(config.seed, 0, "bootstrap"))
+    first = dispersion(embeddings, _dispersion_seed(config))
+    return Reference(
+        round0={
+            "dispersion": Spread(first, real.sd),
+            "entropy": mean_spread(_floats(first_pool["entropy"])),
+            "logprob": mean_spread(_floats(first_pool["logprob"])),
+        },
+        real={
+            "dispersion": real,
+            "entropy": mean_spread(real_entropy, config.pool.size),
+            "logprob": mean_spread(real_logprob, config.pool.size),
+        },
+        quality_limit=quality_limit(real_logprob, config.filter.percentile),
+    )
+
+
+def select(inputs: SelectInputs) -> Selection:
+    """Run one round's selection. All randomness comes from (seed, round, stage), never from the arm."""
+    view = _view(inputs)
+    state = _control(inputs, view)
+    eligible = ~view.implausible
+    eligible[[index for index, reason in enumerate(view.gated) if reason]] = False
+    picks = _pick(inputs, view, state, eligible)
+    edited = picks.order[view.role[picks.order] == CENTER]
+    return Selection(
+        _samples(inputs, view, picks),
+        {**state, **_flow(inputs, view, picks, state)},
+        picks.order,
+        edited if inputs.arm.edit != "none" else edited[:0],
+        view.clustering,
+        view.clustered,
+    )
+
+
+def _view(inputs: SelectInputs) -> _View:
+    config, pool = inputs.config, inputs.pool
+    gated: list[str | None] = [None] * len(pool)
+    if inputs.arm.gate and config.gate.on:
+        gated = gate(pool["text"].fill_null("").to_list(), config.gate)
+    rows = np.flatnonzero([reason is None for reason in gated])
+    x = inputs.embeddings[rows]
+    clustering = cluster(x, config.cluster, seed_for(config.seed, inputs.round_, "cluster"))
+    near = distances(x, clustering)
+    frozen = np.full(len(pool), np.nan)
+    by_frozen = config.split.scorer == "frozen"
+    if by_frozen and len(rows):
+        frozen[rows] = inputs.frozen_logprob(rows)
+    scorer = frozen if by_frozen else _floats(pool["logprob"])
+    central, roles = split(clustering.labels, near, scorer[rows], config.split.weight, config.split.center_share)
+    role = _spread(len(pool), rows, roles, "")
+    filters = inputs.arm.filter and config.filter.on
+    edges = np.flatnonzero(role == EDGE)
+    if filters and not by_frozen and len(edges):
+        frozen[edges] = inputs.frozen_logprob(edges)
+    return _View(
+        gated,
+        rows,
+        clustering,
+        _spread(len(pool), rows, clustering.labels, NOISE),
+        _spread(len(pool), rows, near, np.nan),
+        _spread(len(pool), rows, central, np.nan),
+        role,
+        frozen,
+        reject_edges(role, frozen, inputs.reference.quality_limit if filters else None),
+    )
+
+
+def _control(inputs: SelectInputs, view: _View) -> dict[str, Any]:
+    """The controller's step on the WHOLE pool, gated samples included: a gate that empties the pool must not read as a signal."""
+    config, pool, arm = inputs.config, inputs.pool, inputs.arm
+    signal = config.controller.signal
+    values = {
+        "dispersion": dispersion(inputs.embeddings, _dispersion_seed(config)),
+        "entropy": mean_spread(_floats(pool["entropy"])).mean,
+        "logprob": mean_spread(_floats(pool["logprob"])).mean,
+    }
+    by_sample = view.distance if signal == "dispersion" else _floats(pool[signal])
+    size, mean = _cluster_means(view.clustering, by_sample[view.clustered])
+    state: dict[str, Any] = {
+        **control(
+            config.controller,
+            config.edit,
+            config.dynamic and arm.dynamic,
+            ControlInput(values, len(pool), mean, size),
+            inputs.reference,
+            inputs.previous,
+        )
+    }
+    if arm.select != "center-edge":
+        unused = "this arm picks at random" if arm.select == "random" else "this arm never trains"
+        state.update(edge_share=None, edge_share_by_cluster=None, edge_clipped=False, reason=unused)
+    if arm.edit == "none":
+        state.update(edit_integral=None, edit_temperature=None, edit_clipped=False, edit_reason="this arm does not edit")
+    return state
+
+
+def _pick(inputs: SelectInputs, view: _View, state: dict[str, Any], eligible: NDArray[np.bool_]) -> Picks:
+    arm, n = inputs.arm, inputs.config.pool.n
+    rng = rng_for(inputs.config.seed, inputs.round_, arm.draw)
+    if arm.select == "none":
+        return Picks(np.zeros(0, np.int64), np.zeros(len(eligible), np.bool_))
+    if arm.select == "random":
+        return pick_at_random(eligible, n, rng)
+    shares = state["edge_share_by_cluster"]
+    share = np.array(list(shares.values())) if shares else float(state["edge_share"])
+    return pick(view.labels, view.role, eligible, n, share, rng)
+
+
+def _samples(inputs: SelectInputs, view: _View, picks: Picks) -> pl.DataFrame:
+    arm, picked = inputs.arm, picks.mask
+    rejected = [reason or (IMPLAUSIBLE if bad else None) for reason, bad in zip(view.gated, view.implausible, strict=True)]
+    spare = {"random": "not drawn", "center-edge": "the quota was full", "none": "this arm never trains"}[arm.select]
+    fates = [PICKED if hit else REJECTED if reason else OVER_QUOTA for hit, reason in zip(picked, rejected, strict=True)]
+    reasons = [None if hit else reason or spare for hit, reason in zip(picked, rejected, strict=True)]
+    passed = np.zeros(len(picked), np.bool_)
+    passed[view.clustered] = True
+    known = pl.Series(passed)
+    frame = inputs.pool.with_columns(
+        pl.lit(arm.name).alias("arm"),
+        pl.lit(inputs.round_).alias("round"),
+        pl.Series("cluster", view.labels).set(~known, None),
+        pl.Series("distance", view.distance, nan_to_null=True),
+        pl.Series("centrality", view.centrality, nan_to_null=True),
+        pl.Series("frozen_logprob", view.frozen_logprob, nan_to_null=True),
+        pl.Series("role", view.role.tolist(), dtype=pl.String).set(~known, None),
+        pl.Series("fate", fates, dtype=pl.String),
+        pl.Series("reason", reasons, dtype=pl.String),
+    ).with_columns(pl.when(pl.col("fate") == PICKED).then(pl.col("text")).alias("trained_text"))
+    return table("samples", frame)
+
+
+def _flow(inputs: SelectInputs, view: _View, picks: Picks, state: dict[str, Any]) -> dict[str, Any]:
+    """Counts from pool to pick: pool = gated + center + edge; center + edge = rejected + over_quota + picked_center + picked_edge.
+
+    `picked_other`: rejected samples that were picked after all; they stay in the counts of `gated` and `rejected`.
+    """
+    picked = picks.mask & ~picks.refilled
+    center, edge = view.role == CENTER, view.role == EDGE
+    own = inputs.config.cluster.clusterer
+    return {
+        "arm": inputs.arm.name,
+        "round": inputs.round_,
+        "flow": {
+            "pool": len(picked),
+            "gated": dict(sorted(Counter(reason for reason in view.gated if reason).items())),
+            "noise": int((view.clustering.labels == NOISE).sum()),
+            "center": int(center.sum()),
+            "edge": int(edge.sum()),
+            "rejected": {IMPLAUSIBLE: int(view.implausible.sum())} if view.implausible.any() else {},
+            "over_quota": int((~picked & (center | edge) & ~view.implausible).sum()),
+            "picked_center": int((picked & center).sum()),
+            "picked_edge": int((picked & edge).sum()),
+            "picked_other": int(picks.refilled.sum()),
+        },
+        "clusterer": view.clustering.method,
+        "fallback": view.clustering.reason if view.clustering.method != own else None,
+        "clusters": _cluster_rows(view, state),
+        "quotas": picks.quotas,
+        "quality_limit": inputs.reference.quality_limit if inputs.arm.filter and inputs.config.filter.on else None,
+        "notes": picks.notes,
+    }
+
+
+def _cluster_rows(view: _View, state: dict[str, Any]) -> list[dict[str, Any]]:
+    """Size, centers and mean distance of every cluster (noise, -1, last where there is any)."""
+    labels, roles = view.clustering.labels, view.role[view.clustered]
+    names = np.append(np.arange(len(view.clustering.centroids)), NOISE)
+    size = np.bincount(np.where(labels == NOISE, len(names) - 1, labels), minlength=len(names))
+    centers = np.bincount(labels[roles == CENTER], minlength=len(names))
+    total = np.bincount(np.where(labels == NOISE, len(names) - 1, labels), view.distance[view.clustered], len(names))
+    shares = state["edge_share_by_cluster"] or {}
+    return [
+        {"cluster": int(c), "size": int(s), "center": int(m), "dispersion": float(t / s), "edge_share": shares.get(str(c))}
+        for c, s, m, t in zip(names, size, centers, total, strict=True)
+        if s
+    ]
+
+
+def _cluster_means(clustering: Clustering, value: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Known values and their mean per cluster, noise left out; NaN where a cluster has none."""
+    k = len(clustering.centroids)
+    known = np.isfinite(value) & (clustering.labels != NOISE)
+    size = np.bincount(clustering.labels[known], minlength=k)
+    total = np.bincount(clustering.labels[known], value[known], k)
+    return size, np.where(size > 0, total / np.maximum(size, 1), np.nan)
+
+
+def _dispersion_seed(config: RunConfig) -> int:
+    """The same in every round: then the first pool's S_1 is the set-point S_0 to the last bit."""
+    return seed_for(config.seed, 0, "dispersion")
+
+
+def _spread(total: int, rows: Rows, values: NDArray[Any], empty: object) -> NDArray[Any]:
+    """`values` at `rows` of a full-length array, `empty` elsewhere."""
+    out = np.full(total, empty, dtype=values.dtype)
+    out[rows] = values
+    return out
+
+
+def _floats(column: pl.Series) -> NDArray[np.float64]:
+    return column.cast(pl.Float64).fill_null(float("nan")).to_numpy()

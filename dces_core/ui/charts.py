@@ -1,0 +1,172 @@
+"""Plotly figures. x = round with integer ticks everywhere; colours, dashes and markers from look.py; ids only in hovers."""
+
+from __future__ import annotations
+
+import textwrap
+from html import escape
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import polars as pl
+
+from dces_core.metrics.degradation import DIRECTION, TITLE
+from dces_core.ui import look
+
+MAP_POINTS = 5_000
+CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"], "responsive": True}
+MAP_CONFIG = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["autoScale2d", "toggleHover"], "responsive": True}
+
+
+def title_of(metric: str) -> str:
+    """A metric's name with its direction: "ppl, lower is better"."""
+    direction = DIRECTION.get(metric, "neutral")
+    return metric if direction == "neutral" else f"{metric}, {direction} is better"
+
+
+def said_of(metric: str, width: int = 40) -> str:
+    """What a metric says, in one or two short lines."""
+    return "<br>".join(textwrap.wrap(TITLE.get(metric, ""), width)[:2])
+
+
+def base(height: int, **layout: Any) -> go.Figure:
+    """An empty figure with the shared margins, grid and hover."""
+    figure = go.Figure()
+    figure.update_layout(
+        height=height, margin={"l": 46, "r": 10, "t": 34, "b": 34}, showlegend=False, hovermode="x unified", paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)", hoverlabel={"font": {"size": 12}}, font={"size": 12}, **layout,
+    )  # fmt: skip
+    figure.update_xaxes(showgrid=False, zeroline=False, linecolor=look.faint(0.35), showline=True, ticks="outside", ticklen=3, tickcolor=look.faint(0.35))
+    figure.update_yaxes(gridcolor=look.faint(0.1), zeroline=False, nticks=5)
+    return figure
+
+
+def round_ticks(rounds: int) -> dict[str, Any]:
+    """Integer ticks, at most about eight."""
+    return {"tick0": 0, "dtick": max(1, -(-rounds // 8)), "range": [-0.3, rounds + 0.4]}
+
+
+def trajectory(rows: pl.DataFrame, metric: str, arms: tuple[str, ...], rounds: int, marks: dict[str, int | None], log: bool = False) -> go.Figure:
+    """One metric over the rounds, one line per arm. `rows`: METRICS of this metric; `marks`: ringed rounds per arm."""
+    subtitle = {"text": said_of(metric), "font": {"size": 11, "color": look.faint(0.66)}}
+    figure = base(246, title={"text": title_of(metric), "font": {"size": 13}, "subtitle": subtitle, "x": 0, "xref": "container", "y": 0.96, "yanchor": "top"})
+    figure.update_layout(margin={"t": 62})
+    for arm in arms:
+        own = rows.filter(pl.col("arm") == arm).sort("round")
+        style = look.look(arm)
+        figure.add_scatter(
+            x=own["round"].to_list(), y=own["value"].to_list(), name=arm, mode="lines+markers", connectgaps=False, hovertemplate="%{y:.4g}",
+            line={"color": style.colour, "dash": style.dash, "width": 2}, marker={"symbol": style.marker, "size": 6, "color": style.colour},
+        )  # fmt: skip
+        ring(figure, own, arm, marks.get(arm))
+    figure.update_xaxes(**round_ticks(rounds))
+    why_empty(figure, rows)
+    values = rows["value"].drop_nulls()
+    if log and values.len() and float(values.min()) > 0:  # type: ignore[arg-type]
+        figure.update_yaxes(type="log", dtick="D2")
+    return figure
+
+
+def why_empty(figure: go.Figure, rows: pl.DataFrame) -> None:
+    """Where no value is defined, the reason stands in the chart."""
+    if rows["value"].drop_nulls().len():
+        return
+    reasons = rows["reason"].drop_nulls().unique().to_list()
+    words = "<br>".join(textwrap.wrap(escape("undefined: " + (", ".join(reasons) or "no value yet")), 40))
+    figure.add_annotation(text=words, x=0.5, y=0.5, xref="paper", yref="paper", showarrow=False, font={"color": look.faint(0.7)})
+    figure.update_yaxes(showticklabels=False, showgrid=False)
+
+
+def ring(figure: go.Figure, own: pl.DataFrame, arm: str, round_: int | None) -> None:
+    """A ring around the first round that is 10% worse than round 0."""
+    hit = own.filter(pl.col("round") == round_) if round_ is not None else own.head(0)
+    if hit.height:
+        marker = {"symbol": "circle-open", "size": 16, "color": look.look(arm).colour, "line": {"width": 1.6}}
+        figure.add_scatter(x=hit["round"].to_list(), y=hit["value"].to_list(), mode="markers", marker=marker, hoverinfo="skip", cliponaxis=False)
+
+
+def reliability(tables: dict[str, pl.DataFrame], test_set: str) -> go.Figure:
+    """Reliability diagram, one line per arm over the diagonal; below it, how many tokens stand behind each bin."""
+    figure = base(420, title={"text": f"Reliability on {test_set}", "font": {"size": 13}, "x": 0, "xref": "container"}, bargap=0.15, barmode="group")
+    figure.update_layout(hovermode="closest")
+    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": look.faint(0.4), "dash": "dot", "width": 1}, hoverinfo="skip", name="calibrated")
+    for arm, table in tables.items():
+        own = table.filter((pl.col("test_set") == test_set) & (pl.col("n") > 0)).sort("bin")
+        style = look.look(arm)
+        n = own["n"].to_numpy()
+        x, y = own["confidence_sum"].to_numpy() / n, own["correct_sum"].to_numpy() / n
+        figure.add_scatter(
+            x=x, y=y, name=arm, mode="lines+markers", customdata=n, hovertemplate=f"{arm}<br>confidence %{{x:.3f}}<br>accuracy %{{y:.3f}}<br>%{{customdata}} tokens<extra></extra>",
+            line={"color": style.colour, "dash": style.dash, "width": 2}, marker={"symbol": style.marker, "size": 6},
+        )  # fmt: skip
+        figure.add_bar(x=(own["bin"].to_numpy() + 0.5) / 15, y=n / max(1, n.sum()), name=arm, yaxis="y2", marker={"color": style.colour, "opacity": 0.55}, hoverinfo="skip")
+    figure.update_layout(
+        yaxis={"domain": [0.27, 1], "range": [0, 1], "title": {"text": "accuracy"}}, xaxis={"range": [0, 1], "title": {"text": "confidence"}, "anchor": "y2"},
+        yaxis2={"domain": [0, 0.2], "title": {"text": "tokens"}, "tickformat": ".0%", "nticks": 3, "gridcolor": look.faint(0.1)},
+    )  # fmt: skip
+    return figure
+
+
+def stratified(frame: pl.DataFrame, limit: int = MAP_POINTS) -> pl.DataFrame:
+    """At most `limit` rows, the same share of every cluster, in a shuffled order that is always the same."""
+    shuffled = frame.sample(fraction=1.0, shuffle=True, seed=0)
+    if frame.height <= limit:
+        return shuffled
+    share = limit / frame.height
+    rank = pl.int_range(pl.len()).over("cluster")
+    return shuffled.filter(rank < (pl.len().over("cluster") * share).ceil()).head(limit)
+
+
+def symbols(frame: pl.DataFrame) -> list[str]:
+    """Center filled, edge outlined, rejected a cross, edited a diamond."""
+    edited = pl.col("changed").fill_null(0) > 0
+    symbol = (
+        pl.when(pl.col("fate") == "rejected").then(pl.lit("x-thin-open"))
+        .when(edited & (pl.col("role") == "edge")).then(pl.lit("diamond-open"))
+        .when(edited).then(pl.lit("diamond"))
+        .when(pl.col("role") == "edge").then(pl.lit("circle-open"))
+        .otherwise(pl.lit("circle"))
+    )  # fmt: skip
+    return frame.select(symbol.alias("symbol"))["symbol"].to_list()
+
+
+def scatter_map(points: pl.DataFrame, ground: pl.DataFrame, facts: dict[str, Any]) -> go.Figure:
+    """One arm's round in the run's frame. `points`: SAMPLES with x, y and `row`, the id that a selection gives back."""
+    figure = base(520)
+    figure.update_layout(hovermode="closest", dragmode="lasso", margin={"l": 4, "r": 4, "t": 6, "b": 4}, uirevision="map")
+    ground_marker = {"size": 5, "color": look.faint(0.17), "line": {"width": 0}}
+    figure.add_scattergl(x=ground["x"].to_numpy(), y=ground["y"].to_numpy(), mode="markers", marker=ground_marker, hoverinfo="skip", name="real")
+    tints = {cluster: look.hue(cluster) for cluster in points["cluster"].unique().to_list()}
+    colours = [tints[cluster] for cluster in points["cluster"].to_list()]
+    marker = {
+        "size": np.where((points["changed"].fill_null(0) > 0).to_numpy(), 8.5, 7.0), "symbol": symbols(points), "color": colours, "line": {"width": 1.5, "color": colours},
+        "opacity": np.where((points["fate"] == "over quota").to_numpy(), 0.42, 0.95),
+    }  # fmt: skip
+    figure.add_scattergl(
+        x=points["x"].to_numpy(), y=points["y"].to_numpy(), mode="markers", marker=marker, customdata=points["row"].to_numpy(),
+        hovertemplate="sample %{customdata}<extra></extra>", name="samples", selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 0.12}},
+    )  # fmt: skip
+    hidden = {"visible": True, "showticklabels": False, "showgrid": False, "ticks": "", "showline": False}
+    figure.update_layout(plot_bgcolor=look.faint(0.03))
+    figure.update_xaxes(range=facts.get("x"), constrain="domain", **hidden)
+    figure.update_yaxes(range=facts.get("y"), scaleanchor="x", scaleratio=1, constrain="domain", **hidden)
+    return figure
+
+
+def live_lines(rows: pl.DataFrame, metric: str, arms: tuple[str, ...], rounds: int) -> dict[str, Any]:
+    """An ECharts option for a trajectory that grows: ECharts updates in place, plotly would be rebuilt."""
+    symbol = {"circle": "circle", "diamond": "diamond", "square": "rect", "triangle-up": "triangle"}
+    series = []
+    for arm in arms:
+        style, own = look.look(arm), rows.filter(pl.col("arm") == arm).sort("round")
+        line = {"color": style.colour, "width": 2, "type": {"solid": "solid", "dot": "dotted"}.get(style.dash, "dashed")}
+        data = [[r, v] for r, v in zip(own["round"], own["value"], strict=True)]
+        series.append({"name": arm, "type": "line", "data": data, "symbol": symbol.get(style.marker, "circle"), "symbolSize": 8, "lineStyle": line, "itemStyle": {"color": style.colour}})
+    ink, pale = look.faint(0.75), look.faint(0.12)
+    return {
+        "title": {"text": title_of(metric), "left": 0, "top": 6, "textStyle": {"fontSize": 13, "fontWeight": 600, "color": ink}},
+        "grid": {"left": 6, "right": 16, "top": 40, "bottom": 8, "containLabel": True}, "tooltip": {"trigger": "axis", "valueFormatter": "%.4g"}, "animationDuration": 300,
+        "xAxis": {"type": "value", "min": 0, "max": rounds, "interval": max(1, -(-rounds // 8)), "splitLine": {"show": False}, "axisLabel": {"color": ink}},
+        "yAxis": {"type": "value", "scale": True, "splitNumber": 3, "splitLine": {"lineStyle": {"color": pale}}, "axisLabel": {"color": ink}},
+        "series": series,
+    }  # fmt: skip

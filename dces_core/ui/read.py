@@ -1,0 +1,97 @@
+"""Cached reads. A finished round never changes, so its tables are kept by (run path, arm, round), bounded."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import streamlit as st
+
+from dces_core import launch
+from dces_core.records import METRICS, table
+from dces_core.store import Run, Stage
+from dces_core.ui.text import plain_cell
+
+
+def stamp(stage: Stage) -> int:
+    """When the stage was finished, ns; 0 while it is not. Part of every cache key, so a redone round is read again."""
+    try:
+        return (stage.path / "_done.json").stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def _metrics(path: str, arm: str, round_: int, when: int) -> pl.DataFrame:
+    return Run(Path(path)).of(round_, arm, "evaluate").frame("metrics").with_columns(pl.lit(arm).alias("arm"))
+
+
+@st.cache_data(max_entries=512, show_spinner=False)
+def _probes(path: str, arm: str, round_: int, when: int) -> pl.DataFrame:
+    return Run(Path(path)).of(round_, arm, "evaluate").frame("probes").with_columns(pl.lit(arm).alias("arm"))
+
+
+@st.cache_data(max_entries=32, show_spinner=False)
+def _samples(path: str, arm: str, round_: int, when: int) -> pl.DataFrame:
+    return Run(Path(path)).samples(arm, round_)
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _ground(path: str, when: int) -> pl.DataFrame:
+    return Run(Path(path)).frame()
+
+
+def stage_of(run: Run, arm: str, round_: int, name: str) -> Stage:
+    """The stage that counts for an arm: round 0's evaluation and the first pool are shared, the shared map is only the ground."""
+    return run.of(round_, arm, name) if name in ("generate", "evaluate") else run.stage(round_, arm, name)
+
+
+def finished(run: Run, arm: str, name: str = "evaluate") -> list[int]:
+    """Rounds of an arm whose stage is done, ascending."""
+    return [r for r in range(run.config.rounds + 1) if stamp(stage_of(run, arm, r, name))]
+
+
+def metrics(run: Run) -> pl.DataFrame:
+    """METRICS of all finished rounds; round 0 repeats under each arm."""
+    parts = [table("metrics", [])]
+    for arm in run.config.arms:
+        parts += [_metrics(str(run.path), arm, r, stamp(run.of(r, arm, "evaluate"))) for r in finished(run, arm)]
+    return pl.concat([part.select(list(METRICS)) for part in parts])
+
+
+def probes(run: Run, arms: tuple[str, ...]) -> pl.DataFrame:
+    """PROBES of all finished rounds of these arms."""
+    parts = [table("probes", [])]
+    for arm in arms:
+        parts += [_probes(str(run.path), arm, r, stamp(run.of(r, arm, "evaluate"))) for r in finished(run, arm)]
+    return pl.concat(parts)
+
+
+def samples(run: Run, arm: str, round_: int) -> pl.DataFrame:
+    """SAMPLES with x, y of one round."""
+    when = stamp(run.stage(round_, arm, "select")) + stamp(run.stage(round_, arm, "map"))
+    return _samples(str(run.path), arm, round_, when)
+
+
+def ground(run: Run) -> pl.DataFrame:
+    """FRAME: the real references under every map."""
+    return _ground(str(run.path), stamp(run.stage(1, "shared", "map")))
+
+
+def facts(run: Run, arm: str, round_: int) -> dict[str, Any]:
+    """Dispersion, hull area and so on of one round's map."""
+    value = run.stage(round_, arm, "map").json("facts")
+    return value if isinstance(value, dict) else {}
+
+
+def live(run: Run) -> bool:
+    """Whether a worker is at it or about to be."""
+    return not run.recorded and launch.state(run) in launch.ALIVE
+
+
+def csv_of(frame: pl.DataFrame) -> bytes:
+    """A CSV that no spreadsheet executes."""
+    texts = [name for name, kind in frame.schema.items() if kind == pl.String]
+    safe = frame.with_columns([pl.col(name).map_elements(plain_cell, return_dtype=pl.String) for name in texts])
+    return safe.write_csv().encode()

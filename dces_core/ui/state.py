@@ -1,0 +1,288 @@
+"""Which run, round, arms and prompt a page shows: one place that reads and writes the address bar.
+
+Query parameters are hostile: each is checked against what exists, numbers are clamped, none becomes a path. A value that
+the person picks goes into the address bar and is remembered across pages, so every view can be linked to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import streamlit as st
+
+from dces_core import launch, store
+from dces_core.errors import UserError
+from dces_core.store import Run
+from dces_core.ui import look, read
+from dces_core.ui.text import escaped
+
+T = TypeVar("T")
+HAND_EYE = "What sports require good hand-eye coordination?"
+
+
+def _memory() -> dict[str, str]:
+    memory: dict[str, str] = st.session_state.setdefault("memory", {})
+    return memory
+
+
+def asked(name: str) -> str | None:
+    """The address bar's value of a parameter, else what was picked last in this session."""
+    value = st.query_params.get(name)
+    return value if value is not None else _memory().get(name)
+
+
+def put(name: str, value: str) -> None:
+    """Write a parameter to the address bar and remember it."""
+    _memory()[name] = value
+    if st.query_params.get(name) != value:
+        st.query_params[name] = value
+
+
+def forget(*names: str) -> None:
+    """Drop parameters, for instance the round when another run is picked."""
+    for name in names:
+        _memory().pop(name, None)
+        st.query_params.pop(name, None)
+
+
+def linked(name: str, options: Sequence[T], default: T, parse: Callable[[str], T | None] | None = None) -> str:
+    """Prepare the widget state of a linked choice; returns the widget's key. Show the widget with `on_change=changed`.
+
+    An address that names no option falls back to `default`; `parse` maps text to an option (clamping a round, say).
+    """
+    key, text = f"pick-{name}", asked(name)
+    by_text = {str(option): option for option in options}
+    value = None if text is None else by_text.get(text, parse(text) if parse else None)
+    st.session_state[key] = default if value is None else value
+    if text is not None:
+        put(name, str(st.session_state[key]))
+    return key
+
+
+def changed(name: str) -> None:
+    """Callback of a linked widget: its new value goes into the address bar."""
+    value = st.session_state[f"pick-{name}"]
+    if value is not None:
+        put(name, str(value))
+
+
+def label_of(run: Run) -> str:
+    """A run's name with its state."""
+    return f"{run.id} · {'recorded' if run.recorded else launch.state(run)}"
+
+
+def pick_run() -> None:
+    """The run picker of the sidebar."""
+    runs = {run.id: run for run in store.discover()}
+    text = asked("run")
+    if text is None and runs:
+        text = default_run(list(runs.values())).id
+        _memory()["run"] = text
+    st.session_state["pick-run"] = text if text in runs else None
+    if text in runs:
+        put("run", str(text))
+    st.sidebar.selectbox(
+        "Run",
+        list(runs),
+        key="pick-run",
+        format_func=lambda run_id: label_of(runs[run_id]),
+        placeholder="Choose a run" if runs else "No runs yet",
+        disabled=not runs,
+        on_change=_other_run,
+    )
+
+
+def default_run(runs: list[Run]) -> Run:
+    """What is shown before anything is picked: a live run, else the shipped one, else the newest."""
+    alive = [run for run in runs if read.live(run)]
+    recorded = [run for run in runs if run.recorded]
+    return (alive or recorded or runs)[0]
+
+
+def _other_run() -> None:
+    forget("round", "vs", "arms", "prompt")
+    changed("run")
+
+
+def find_run() -> Run | None:
+    """The picked run; None when there is none at all. Raises UserError for an id that names no run.
+
+    Only ids of discovered runs count: an address never becomes a path.
+    """
+    text = asked("run")
+    if text is None:
+        return None
+    runs = {run.id: run for run in store.discover()}
+    if text not in runs:
+        raise UserError(f"run = {text[:80]!r} names no run here; choose one in the sidebar, or open Runs to see them all.")
+    return runs[text]
+
+
+def need_run() -> Run:
+    """The picked and readable run; else the page says what is missing and ends."""
+    try:
+        run = find_run()
+        if run is not None:
+            run.config  # noqa: B018 - raises UserError where the run is unreadable
+            return run
+    except UserError as error:
+        problem(str(error))
+        st.stop()
+    empty("Nothing has been run yet", "Launch a run: the first round appears here as soon as it is evaluated.")
+    st.page_link("pages/launch.py", label="Launch a run", icon=":material/rocket_launch:")
+    st.stop()
+
+
+def need_rounds(run: Run, name: str = "evaluate") -> tuple[tuple[str, ...], list[int]]:
+    """Arms and the rounds that at least one of them has finished; else the page says what is awaited and ends."""
+    arms = run.config.arms
+    rounds = sorted({r for arm in arms for r in read.finished(run, arm, name)})
+    if rounds:
+        return arms, rounds
+    words = {"evaluate": "Round 0 is not evaluated yet", "map": "No round is mapped yet", "select": "No round has selected its data yet"}
+    now = launch.state(run)
+    more = "It appears here by itself." if now in launch.ALIVE else f"The run is {now}; Watch says why and can resume it."
+    empty(words.get(name, "Nothing is finished yet"), more)
+    st.page_link("pages/watch.py", label="Watch this run", icon=":material/monitoring:", query_params={"run": run.id})
+    follow(run, name, -1)
+    st.stop()
+
+
+def empty(title: str, more: str) -> None:
+    """A designed empty state. Both texts are this project's own."""
+    look.show(f'<div class="empty"><b>{title}</b><span class="quiet">{more}</span></div>')
+
+
+def problem(sentence: str) -> None:
+    """A sentence about bad input or a failed run. It quotes what was given, so it is escaped, never markdown."""
+    look.show(f'<div class="problem" role="alert">{escaped(sentence)}</div>')
+
+
+def clamp(rounds: Sequence[int]) -> Callable[[str], int | None]:
+    """Text to the nearest of these rounds; None where it is no number."""
+
+    def parse(text: str) -> int | None:
+        try:
+            wanted = int(text[:9])
+        except ValueError:
+            return None
+        return min(rounds, key=lambda r: abs(r - wanted))
+
+    return parse
+
+
+def pick_round(run: Run, rounds: list[int], name: str) -> int:
+    """The round scrubber: slider, arrow keys, and a word when a newer round is ready. Follows the latest until touched."""
+    key = linked("round", rounds, rounds[-1], clamp(rounds))
+    at = rounds.index(st.session_state[key])
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="scrubber"):
+        _arrow("Previous round", "left", rounds, at - 1)
+        if len(rounds) > 1:
+            st.select_slider("Round", rounds, key=key, on_change=changed, args=("round",), width=420)
+        else:
+            look.show(f'<p class="num">Round <b>{rounds[0]}</b>, the only one so far</p>')
+        _arrow("Next round", "right", rounds, at + 1)
+        follow(run, name, rounds[-1])
+    return int(st.session_state[key])
+
+
+def _arrow(label: str, side: str, rounds: list[int], index: int) -> None:
+    """One step of the scrubber, by mouse or arrow key."""
+    icon = f":material/chevron_{side}:"
+    off = not 0 <= index < len(rounds)
+    st.button("", icon=icon, key=f"round-{side}", help=label, shortcut=side.title(), disabled=off, on_click=_step, args=(rounds, index), type="tertiary")
+
+
+def _step(rounds: list[int], index: int) -> None:
+    put("round", str(rounds[max(0, min(index, len(rounds) - 1))]))
+
+
+def follow(run: Run, name: str, shown: int) -> None:
+    """While the run lives, look every 3 s for a newer round: go there while following, else offer it as a chip."""
+
+    @st.fragment(run_every=3 if read.live(run) else None)
+    def poll() -> None:
+        latest = max((r for arm in run.config.arms for r in read.finished(run, arm, name)), default=-1)
+        if latest <= shown:
+            return
+        if asked("round") is None:
+            st.rerun(scope="app")
+        if st.button(f"Round {latest} is ready", icon=":material/fiber_new:", key="round-new"):
+            forget("round")
+            st.rerun(scope="app")
+
+    poll()
+
+
+def pick_arms(arms: tuple[str, ...], most: int | None = None) -> tuple[str, ...]:
+    """Arms to show, in the run's order; `vs` of the address bar, separated by commas. All (or the first `most`) at first."""
+    text = asked("vs")
+    wanted = [arm for arm in (text or "").split(",") if arm in arms][:most]
+    key = "pick-vs"
+    st.session_state[key] = wanted or list(arms[:most])
+    if text is not None:
+        put("vs", ",".join(st.session_state[key]))
+    st.pills("Arms", arms, selection_mode="multi", key=key, on_change=_arms_changed, args=(arms,))
+    return tuple(arm for arm in arms if arm in st.session_state[key])
+
+
+def _arms_changed(arms: tuple[str, ...]) -> None:
+    put("vs", ",".join(arm for arm in arms if arm in st.session_state["pick-vs"]))
+
+
+def pick_pair(arms: tuple[str, ...]) -> tuple[str, ...]:
+    """Two arms, left and right; `vs=left,right` in the address bar. One arm when the run has one."""
+    if len(arms) == 1:
+        return arms
+    wanted = [arm for arm in (asked("vs") or "").split(",") if arm in arms]
+    left = wanted[0] if wanted else arms[0]
+    right = wanted[1] if len(wanted) > 1 and wanted[1] != left else next(arm for arm in arms if arm != left)
+    st.session_state["pair-left"], st.session_state["pair-right"] = left, right
+    with st.container(horizontal=True, gap="small"):
+        st.selectbox("Left", arms, key="pair-left", on_change=_pair_changed, width=180)
+        st.selectbox("Right", arms, key="pair-right", on_change=_pair_changed, width=180)
+    return left, right
+
+
+def _pair_changed() -> None:
+    put("vs", f"{st.session_state['pair-left']},{st.session_state['pair-right']}")
+
+
+def run_page(draw: Callable[[], None], url_path: str) -> None:
+    """Draw a page inside app.py; a UserError becomes a sentence.
+
+    Until `st.navigation` was called once in a server, Streamlit takes pages/ for its old page directory and runs a file of
+    it without app.py: so the first visitor of a deep link is sent through app.py here.
+    """
+    if "app" not in st.session_state:
+        st.navigation([st.Page(_nothing, title="DCES Lab", default=True), st.Page(draw, title="DCES Lab", url_path=url_path)], position="hidden")
+        st.rerun()
+    try:
+        draw()
+    except UserError as error:
+        problem(str(error))
+
+
+def _nothing() -> None:
+    """The default page of the detour in `run_page`."""
+
+
+def heading(title: str, run: Run | None = None, note: str = "") -> None:
+    """A page's title line: what it is, which run, in which state."""
+    st.title(title, anchor=False)
+    if run is None:
+        return
+    config = run.config
+    bits = [f"{config.model}", f"{config.rounds} rounds", f"seed {config.seed} (1 seed)", f"{config.eval.split} split"]
+    if note:
+        bits.append(note)
+    rest = escaped(" · ".join(bits))
+    look.show(f'<p class="quiet">{badge(run)} &nbsp;<b>{escaped(run.id)}</b> · {rest}</p>')
+
+
+def badge(run: Run) -> str:
+    """The run's state as a pill."""
+    now = "recorded" if run.recorded else launch.state(run)
+    tone = {"failed": "bad", "lost": "bad", "done": "good", "recorded": "good"}.get(now, "idle")
+    return f'<span class="badge {tone}">{now}</span>'

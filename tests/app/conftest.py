@@ -1,0 +1,51 @@
+"""Page tests: an empty place for runs, no shipped run, and a way to open a page."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+sys.path.insert(0, str(Path(__file__).parent))
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ("start", "launch", "watch", "trajectories", "clusters", "generations", "runs")
+
+
+@pytest.fixture
+def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty runs directory; nothing recorded, nothing in the cache."""
+    from dces_core import store
+
+    root = tmp_path / "runs"
+    root.mkdir()
+    monkeypatch.setenv("DCES_RUNS", str(root))
+    monkeypatch.setenv("DCES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(store, "recorded_root", lambda: tmp_path / "recorded")
+    st.cache_data.clear()
+    return root
+
+
+@pytest.fixture
+def open_page() -> Callable[..., AppTest]:
+    """Open a page with query parameters, as a deep link does."""
+
+    def opened(name: str, **query: str) -> AppTest:
+        app = AppTest.from_file(str(ROOT / "app.py"), default_timeout=30)
+        for key, value in query.items():
+            app.query_params[key] = value
+        app.switch_page(f"pages/{name}.py")
+        app.run()
+        assert not app.exception, [e.value for e in app.exception]
+        return app
+
+    return opened
+
+
+def shown(app: AppTest) -> str:
+    """Everything on the page as one string: HTML of this project, texts, captions, code, titles."""
+    kinds = ("html", "text", "caption", "code", "title", "subheader", "error")
+    return "\n".join(str(getattr(element, "value", getattr(element, "body", ""))) for kind in kinds for element in app.get(kind))

@@ -1,0 +1,179 @@
+"""Every page in every state: it draws, says what is so, and quotes no text unescaped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import PAGES, shown
+from make_run import HOSTILE, make_run
+from streamlit.testing.v1 import AppTest
+
+from dces_core import store
+
+Open = Callable[..., AppTest]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_no_runs_at_all(page: str, runs: Path, open_page: Open) -> None:
+    words = shown(open_page(page))
+    expected = {"start": "No comparison to show yet", "launch": "Launch", "runs": "No runs yet"}
+    assert expected.get(page, "Nothing has been run yet") in words
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_a_finished_run(page: str, runs: Path, open_page: Open) -> None:
+    make_run(runs)
+    app = open_page(page, run="synthetic-1")
+    assert app.sidebar.selectbox[0].value == "synthetic-1"
+    expected = {
+        "start": "Perplexity on everyday: plain is 10% worse from round 1 on",
+        "launch": "Keeps running if you close this tab or restart the dashboard",
+        "watch": "A column is a round",
+        "trajectories": "1 seed: points, no interval",
+        "clusters": "Distances in two dimensions have no direct meaning",
+        "generations": "collapsed at round 2",
+        "runs": "Select a row",
+    }
+    assert expected[page] in shown(app)
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize(
+    ("state", "upto"),
+    [
+        ("failed", {"plain": 1, "dces": 1, "dces-targets": 0}),
+        ("lost", {"plain": 2, "dces": 1, "dces-targets": 1}),
+        ("queued", {"plain": -1, "dces": -1, "dces-targets": -1}),
+        ("running", {"plain": 0, "dces": 0, "dces-targets": 0}),
+        ("stopped", {"plain": 1, "dces": 0, "dces-targets": 0}),
+    ],
+)
+def test_every_state(page: str, state: str, upto: dict[str, int], runs: Path, open_page: Open) -> None:
+    make_run(runs, upto=upto, state=state)
+    app = open_page(page, run="synthetic-1")
+    if page not in ("start", "launch", "runs"):
+        assert f">{state}</span>" in shown(app)
+
+
+def test_watch_says_why_it_failed_and_offers_to_resume(runs: Path, open_page: Open) -> None:
+    make_run(runs, upto={"plain": 1, "dces": 0, "dces-targets": 0}, state="failed")
+    app = open_page("watch", run="synthetic-1")
+    assert "training loss became NaN" in shown(app)
+    assert app.button(key="resume") and not [b for b in app.button if b.key == "stop"]
+
+
+def test_watch_counts_only_an_arms_own_map(runs: Path, open_page: Open) -> None:
+    make_run(runs, upto={"plain": 1, "dces": 1, "dces-targets": 0}, state="failed")
+    words = shown(open_page("watch", run="synthetic-1"))
+    assert 'title="round 1 dces map: on"' in words
+    assert 'title="round 1 dces-targets map: to do"' in words
+
+
+def test_watch_names_the_run_it_waits_for(runs: Path, open_page: Open) -> None:
+    run = make_run(runs, upto={"plain": -1, "dces": -1, "dces-targets": -1}, state="queued")
+    run.write_status({**run.status(), "waiting_for": "other-1"})
+    assert "Queued behind run other-1" in shown(open_page("watch", run=run.id))
+
+
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("value", ["../../etc", "/etc/passwd", "nothing-here", "![x](http://127.0.0.1:9/b.png)<script>"])
+def test_an_address_that_names_no_run(page: str, value: str, runs: Path, open_page: Open) -> None:
+    make_run(runs)
+    app = open_page(page, run=value)
+    words = shown(app)
+    assert "<script>" not in words
+    assert not app.error and not app.markdown
+    if page not in ("start", "launch", "runs"):
+        assert "names no run here" in words
+        assert "synthetic-1" in app.sidebar.selectbox[0].options[0]
+
+
+@pytest.mark.parametrize(("text", "round_"), [("2", 2), ("99", 3), ("-4", 1), ("NaN", 3), ("1e9", 3), ("", 3)])
+def test_rounds_are_clamped(text: str, round_: int, runs: Path, open_page: Open) -> None:
+    make_run(runs)
+    app = open_page("clusters", run="synthetic-1", round=text)
+    assert app.select_slider[0].value == round_
+    assert f"The feedback loop in round {round_}" in [e.label for e in app.expander]
+
+
+def test_bad_arms_prompts_and_sets_fall_back(runs: Path, open_page: Open) -> None:
+    make_run(runs)
+    app = open_page("generations", run="synthetic-1", vs="dces,<b>,nobody", prompt="probe-99", mode="beam")
+    assert app.selectbox(key="pick-prompt").value == "probe-01"
+    assert 'alt=""' in shown(app)
+    assert open_page("trajectories", run="synthetic-1", set="../x", vs="nobody").button_group[0].value
+
+
+def test_deep_link_opens_the_prompt_and_the_arms(runs: Path, open_page: Open) -> None:
+    make_run(runs)
+    app = open_page("generations", run="synthetic-1", vs="plain,dces", prompt="probe-02", mode="sampled", round="1")
+    assert app.selectbox(key="pick-prompt").value == "probe-02"
+    assert "dces-targets</b>" not in shown(app)
+    assert app.select_slider[0].value == 1
+
+
+def test_the_picked_run_survives_a_change_of_page(runs: Path, open_page: Open) -> None:
+    make_run(runs, "one")
+    make_run(runs, "two")
+    app = open_page("watch", run="one")
+    app.query_params.clear()
+    app.switch_page("pages/trajectories.py").run()
+    assert not app.exception
+    assert app.sidebar.selectbox[0].value == "one"
+
+
+def test_an_unreadable_run_is_said(runs: Path, open_page: Open) -> None:
+    run = make_run(runs)
+    (run.path / "run.json").write_text('{"schema": 1, "config": {"rounds": 0}}')
+    assert "rounds = 0 is not allowed" in shown(open_page("watch", run=run.id))
+    assert not open_page("runs").exception
+
+
+def test_recorded_runs_are_read_only(runs: Path, open_page: Open) -> None:
+    make_run(store.recorded_root(), "shipped")
+    app = open_page("runs", run="shipped")
+    assert app.button(key="delete").disabled and app.button(key="stop").disabled and app.button(key="resume").disabled
+    assert "Recorded comparison" in shown(open_page("start"))
+
+
+def test_delete_asks_first(runs: Path, open_page: Open) -> None:
+    run = make_run(runs)
+    app = open_page("runs", run=run.id)
+    app.button(key="delete").click().run()
+    assert run.path.exists()
+    app.button(key="delete-yes").click().run()
+    assert not app.exception and not run.path.exists()
+
+
+def test_hostile_answers_are_never_markdown(runs: Path, open_page: Open) -> None:
+    make_run(runs)
+    for i in range(len(HOSTILE)):
+        app = open_page("generations", run="synthetic-1", prompt=f"probe-{i + 2:02d}")
+        assert not app.markdown
+        words = shown(app)
+        assert "<script>" not in words and "<img src=x" not in words and "<b>&amp;</b>" not in words
+
+
+def test_launch_form_has_every_setting_with_its_bounds(runs: Path, open_page: Open) -> None:
+    from dces_core.config import RunConfig
+
+    app = open_page("launch")
+    keys = {str(e.key).split("/", 1)[1] for kind in ("number_input", "text_input", "selectbox", "toggle", "text_area", "multiselect") for e in app.get(kind) if "/" in str(e.key)}
+    for name, info in RunConfig.model_fields.items():
+        inner = getattr(info.annotation, "model_fields", None)
+        wanted = {name} if inner is None else {f"{name}/{field}" for field in inner}
+        assert wanted <= keys
+    rounds = next(e for e in app.number_input if str(e.key).endswith("/rounds"))
+    assert (rounds.min, rounds.max) == (1, 10_000)
+    assert rounds.help
+
+
+def test_launch_form_refuses_in_a_sentence(runs: Path, open_page: Open) -> None:
+    app = open_page("launch")
+    name = next(e for e in app.text_input if str(e.key).endswith("/name"))
+    name.set_value("../![x](y)").run()
+    assert not app.exception
+    assert "must use letters, digits" in shown(app)
+    assert not [b for b in app.button if b.key == "launch"]

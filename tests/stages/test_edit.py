@@ -1,0 +1,150 @@
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from pools import make_inputs
+
+from dces_core.config import Edit
+from dces_core.engines.base import Example, LanguageModel, Proposal
+from dces_core.stages.edit import edit_responses, with_edits
+from dces_core.stages.select import select
+
+END, HIDDEN = 0, 1
+WORDS = range(2, 10)  # 2..5 start a word, 6..9 continue one
+
+
+class Resampler:
+    """Every token has probability `p`; the draw keeps it below `p` and otherwise takes a fixed or a cyclic other token."""
+
+    end = END
+
+    def __init__(self, p: float = 0.5, draw: int | None = None) -> None:
+        self.p, self.draw = p, draw
+        self.contexts: list[list[int]] = []
+
+    def resample(self, examples: list[Example], settings: Edit, temperature: float, uniforms: list[NDArray[np.float64]]) -> list[Proposal]:
+        self.contexts = [example.response for example in examples]
+        proposals = []
+        for example, draws in zip(examples, uniforms, strict=True):
+            tokens = np.array(example.response, np.int64)
+            other = np.full_like(tokens, self.draw) if self.draw is not None else 2 + (tokens - 1) % 8
+            drawn = np.where(draws < self.p, tokens, other)
+            proposals.append(Proposal(np.full(len(tokens), self.p, np.float32), drawn))
+        return proposals
+
+    def continues_word(self) -> NDArray[np.bool_]:
+        return np.arange(10) >= 6
+
+    def decode(self, ids: list[int]) -> str:
+        return "".join(self.piece(token) for token in ids if token != HIDDEN)
+
+    def piece(self, token: int) -> str:
+        return "<end>" if token == END else f" w{token}" if token < 6 else f"c{token}"
+
+
+def run(
+    examples: list[Example], engine: Resampler | None = None, mode: Any = "text", seed: int = 3, keys: Any = None, **settings: Any
+) -> Any:
+    options = Edit(**{"share": 1.0, "share_targets": 1.0, "whole_words": False, **settings})
+    return edit_responses(cast(LanguageModel, engine or Resampler()), examples, options, mode, 1.0, seed, keys)
+
+
+def responses(n: int = 4, length: int = 12) -> list[Example]:
+    rng = np.random.default_rng(0)
+    return [Example([2], rng.integers(2, 10, length).tolist()) for _ in range(n)]
+
+
+@pytest.mark.parametrize("p", [0.0, 0.2, 0.7, 0.99, 1.0])
+def test_at_temperature_one_the_change_rate_is_one_minus_p(p: float) -> None:
+    result = run(responses(50, 400), Resampler(p))
+    flagged, changed = result.flagged.sum(), result.changed.sum()
+    assert flagged == 50 * 399
+    assert abs(changed / flagged - (1 - p)) <= 4 * (p * (1 - p) / flagged) ** 0.5
+
+
+def test_edits_describe_the_difference() -> None:
+    examples = responses()
+    result = run(examples)
+    for before, after, edits, changed in zip(examples, result.examples, result.edits, result.changed, strict=True):
+        different = [i for i, (a, b) in enumerate(zip(before.response, after.response, strict=True)) if a != b]
+        assert [edit["position"] for edit in edits] == different and len(edits) == changed
+        for edit in edits:
+            assert edit["before"] == Resampler().piece(before.response[edit["position"]])
+            assert edit["after"] == Resampler().piece(after.response[edit["position"]])
+        assert after.labels is None and after.prompt == before.prompt
+        assert before.response[0] == after.response[0], "the first token stays"
+
+
+def test_targets_mode_changes_labels_only() -> None:
+    examples = responses()
+    result = run(examples, mode="targets")
+    assert [example.response for example in result.examples] == [example.response for example in examples]
+    labels = [example.labels for example in result.examples]
+    assert labels == [example.response for example in run(examples).examples], "the same draws as in text mode"
+
+
+def test_share_caps_the_flagged_tokens_of_each_mode() -> None:
+    assert run(responses(20, 10), share=0.25).flagged.tolist() == [2] * 20
+    assert run(responses(20, 10), mode="targets", share_targets=0.6).flagged.tolist() == [6] * 20
+    assert run(responses(5, 3), share=0.25).flagged.tolist() == [0] * 5
+    places = [edit["position"] for edits in run(responses(400, 10), Resampler(0.0), share=0.1).edits for edit in edits]
+    assert len(places) == 400 and set(places) == set(range(1, 10)), "positions are chosen at random"
+
+
+def test_threshold_spares_improbable_tokens() -> None:
+    assert run(responses(), Resampler(0.98), threshold=0.99).flagged.sum() == 0
+    assert run(responses(4, 12), Resampler(0.99), threshold=0.99 - 1e-6).flagged.tolist() == [11] * 4
+
+
+def test_text_mode_spares_the_end_token_and_never_writes_a_hidden_one() -> None:
+    ended = [Example([2], [2, 3, 4, END])]
+    assert run(ended, Resampler(0.0, draw=5)).examples[0].response == [2, 5, 5, END]
+    for hidden in (END, HIDDEN):
+        result = run(ended, Resampler(0.0, draw=hidden))
+        assert result.examples == ended and result.flagged.tolist() == [2] and result.changed.tolist() == [0]
+    assert run(ended, Resampler(0.0, draw=5), mode="targets").examples[0].labels == [2, 5, 5, 5]
+
+
+def test_whole_words_keeps_continuations_continuing() -> None:
+    example = [Example([2], [2, 6, 3, 7])]
+    assert run(example, Resampler(0.0, draw=5), whole_words=True).examples[0].response == [2, 6, 5, 7]
+    assert run(example, Resampler(0.0, draw=8), whole_words=True).examples[0].response == [2, 8, 8, 8]
+    assert run(example, Resampler(0.0, draw=5), whole_words=False).examples[0].response == [2, 5, 5, 5]
+    assert run(example, Resampler(0.0, draw=5), mode="targets", whole_words=True).examples[0].labels == [2, 5, 5, 5]
+
+
+def test_one_pass_over_the_original_tokens() -> None:
+    engine, examples = Resampler(0.0), responses()
+    run(examples, engine)
+    assert engine.contexts == [example.response for example in examples]
+
+
+def test_draws_belong_to_the_sample_not_to_its_place_in_the_batch() -> None:
+    examples = responses(6)
+    whole = run(examples, keys=[10, 11, 12, 13, 14, 15], share=0.3)
+    part = run([examples[4], examples[1]], keys=[14, 11], share=0.3)
+    assert part.examples == [whole.examples[4], whole.examples[1]]
+    assert run(examples, seed=4).examples != run(examples, seed=3).examples
+
+
+def test_nothing_and_empty_responses() -> None:
+    assert run([]).examples == []
+    result = run([Example([2], []), Example([2], [3]), Example([2], [END])])
+    assert result.flagged.tolist() == result.changed.tolist() == [0, 0, 0]
+    assert result.edits == [[], [], []]
+
+
+def test_edits_are_written_into_the_table() -> None:
+    found = select(make_inputs("dces"))
+    examples = [Example([2], [2, 3, 4]) for _ in found.edit]
+    result = run(examples, Resampler(0.0, draw=5))
+    samples = with_edits(found.samples, found.edit, result, ["edited"] * len(examples))
+    row = samples.row(int(found.edit[0]), named=True)
+    assert (row["flagged"], row["changed"], row["trained_text"]) == (2, 2, "edited")
+    assert row["edits"][0] == {"position": 1, "before": " w3", "after": " w5"}
+    untouched = np.setdiff1d(np.arange(len(samples)), found.edit)
+    assert samples[untouched.tolist()].equals(found.samples[untouched.tolist()])
+    assert samples.schema == found.samples.schema

@@ -1,0 +1,227 @@
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pools import TEXT, make_config, make_inputs, make_pool, reference, unit_rows
+
+from dces_core.arms import ARMS
+from dces_core.records import SAMPLES
+from dces_core.stages.cluster import NOISE, Clustering, spherical_kmeans
+from dces_core.stages.control import Spread
+from dces_core.stages.gate import EMPTY, LOOP
+from dces_core.stages.quality import IMPLAUSIBLE
+from dces_core.stages.select import Selection, measure_reference, select
+
+LOOPING = "The answer is one of the ones that are good. It is good. It is good. It is good. It is good."
+
+
+def check(found: Selection, pool_size: int, n: int, trains: bool = True) -> None:
+    """What holds for every selection, whatever the pool."""
+    samples, flow = found.samples, found.controller["flow"]
+    assert dict(samples.schema) == SAMPLES and len(samples) == pool_size
+    wanted = min(n, pool_size) if trains else 0
+    picked = np.flatnonzero((samples["fate"] == "picked").to_numpy())
+    assert len(picked) == len(found.order) == wanted and set(picked) == set(found.order.tolist())
+    assert samples["trained_text"].is_not_null().sum() == wanted
+    assert (samples["reason"].is_null() == (samples["fate"] == "picked")).all()
+    assert flow["pool"] == pool_size == sum(flow["gated"].values()) + flow["center"] + flow["edge"]
+    assert flow["center"] + flow["edge"] == (
+        sum(flow["rejected"].values()) + flow["over_quota"] + flow["picked_center"] + flow["picked_edge"]
+    )
+    assert flow["picked_center"] + flow["picked_edge"] + flow["picked_other"] == wanted
+    assert (samples["role"] == "center").sum() == flow["center"] and (samples["role"] == "edge").sum() == flow["edge"]
+    assert (samples["role"].is_null() == samples["cluster"].is_null()).all()
+    assert sum(row["size"] for row in found.controller["clusters"]) == len(found.clustered) == flow["center"] + flow["edge"]
+    assert sum(row["center"] for row in found.controller["clusters"]) == flow["center"]
+    assert set(found.edit.tolist()) <= set(found.order.tolist())
+    assert (samples["role"].gather(found.edit) == "center").all()
+    json.dumps(found.controller, allow_nan=False)
+
+
+def texts_of(kind: str, n: int) -> list[str]:
+    kinds = {"good": [TEXT], "empty": [""], "loop": [LOOPING], "mixed": [TEXT, "", LOOPING, "1.1.1.1.1.1.1.1.1.1."]}
+    return [kinds[kind][i % len(kinds[kind])] for i in range(n)]
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    arm=st.sampled_from(sorted(ARMS)),
+    kind=st.sampled_from(["good", "empty", "loop", "mixed"]),
+    pool_size=st.integers(1, 50),
+    n=st.integers(2, 40),
+    distinct=st.sampled_from([0, 1, 2, 5, 50]),
+    limit=st.sampled_from([None, -2.5, 0.0]),
+    unknown=st.booleans(),
+    options=st.sampled_from([{}, {"split": {"scorer": "frozen"}}, {"controller": {"per_cluster": True}}, {"gate": {"on": False}}]),
+)
+def test_exactly_n_from_every_pool(
+    arm: str, kind: str, pool_size: int, n: int, distinct: int, limit: float | None, unknown: bool, options: dict[str, Any]
+) -> None:
+    pool = make_pool(texts_of(kind, pool_size), [None] * pool_size if unknown else None)
+    rows = unit_rows(pool_size, distinct=distinct) if distinct else np.zeros((pool_size, 16), np.float32)
+    inputs = make_inputs(arm, pool, make_config(n, **options), embeddings=rows, reference=reference(quality_limit=limit))
+    check(select(inputs), pool_size, n, ARMS[arm].trains)
+
+
+def test_gated_samples_are_rejected_with_a_reason_and_have_no_role() -> None:
+    pool = make_pool([TEXT] * 40 + ["", LOOPING])
+    found = select(make_inputs("dces", pool))
+    last = found.samples.tail(2)
+    assert last["fate"].to_list() == ["rejected"] * 2 and last["reason"].to_list() == [EMPTY, LOOP]
+    for column in ("cluster", "role", "distance", "centrality"):
+        assert last[column].null_count() == 2
+    assert found.controller["flow"]["gated"] == {EMPTY: 1, LOOP: 1}
+    for arm, config in (("plain", make_config()), ("dces", make_config(gate={"on": False}))):
+        other = select(make_inputs(arm, pool, config))
+        assert other.controller["flow"]["gated"] == {} and other.samples["role"].null_count() == 0
+
+
+def test_every_arm_is_measured_alike_and_only_dces_obeys() -> None:
+    found = {arm: select(make_inputs(arm)) for arm in ARMS}
+    for selection in found.values():
+        check(selection, 40, 20, trains=selection is not found["frozen"])
+        for column in ("cluster", "role", "distance", "centrality"):
+            assert selection.samples[column].equals(found["plain"].samples[column])
+        assert selection.controller["value"] == found["plain"].controller["value"] is not None
+    assert found["plain"].controller["edge_share"] is None and found["plain"].controller["reason"] == "this arm picks at random"
+    assert found["plain"].controller["edit_temperature"] is None and len(found["plain"].edit) == 0
+    assert len(found["dces-no-edit"].edit) == 0 and found["dces-no-edit"].controller["edge_share"] is not None
+    assert len(found["dces"].edit) == found["dces"].controller["flow"]["picked_center"] > 0
+    assert set(found["frozen"].samples["fate"]) == {"over quota"} and set(found["frozen"].samples["reason"]) == {"this arm never trains"}
+
+
+def test_plain_and_random_share_a_distribution_but_not_a_draw() -> None:
+    plain, again = (select(make_inputs(arm)).order for arm in ("plain", "random"))
+    assert not np.array_equal(plain, again)
+    assert np.array_equal(plain, select(make_inputs("plain")).order), "a draw repeats itself"
+    assert not np.array_equal(plain, select(make_inputs("plain", round_=2)).order)
+    counts = np.zeros(40)
+    for seed in range(400):
+        counts[select(make_inputs("random", config=make_config(seed=seed, cluster={"clusterer": "kmeans", "k": 1}))).order] += 1
+    assert np.abs(counts / 400 - 0.5).max() < 5 * 0.5 / 20
+
+
+def test_the_edge_share_reaches_the_pick() -> None:
+    pool = make_pool([TEXT] * 400)
+    shares = {}
+    for value, expected in ((0.0, 0.8), (0.6, 0.5), (2.0, 0.2)):
+        config = make_config(100, controller={"signal": "entropy"})
+        spreads = {**reference().round0, "entropy": Spread(float(np.mean(pool["entropy"].to_list())) + (0.6 - value), 0.01)}
+        found = select(make_inputs("dces", pool, config, reference=reference(round0=spreads)))
+        assert found.controller["edge_share"] == pytest.approx(expected)
+        shares[value] = found.controller["flow"]["picked_edge"] / 100
+    assert shares[0.0] == pytest.approx(0.8, abs=0.02) and shares[2.0] == pytest.approx(0.2, abs=0.02)
+
+
+def test_static_arm_and_static_run_hold_every_constant() -> None:
+    far = reference(round0={"dispersion": Spread(0.9, 0.001), "entropy": Spread(9.0, 0.01), "logprob": Spread(-9.0, 0.01)})
+    moving = select(make_inputs("dces", reference=far)).controller
+    assert (moving["edge_share"], moving["edit_temperature"]) == (0.8, 1.6)
+    for found in (
+        select(make_inputs("dces-static", reference=far)),
+        select(make_inputs("dces", config=make_config(dynamic=False), reference=far)),
+    ):
+        assert (found.controller["edge_share"], found.controller["edit_temperature"]) == (0.5, 1.1)
+        assert found.controller["error"] == pytest.approx(moving["error"])
+
+
+def test_the_filter_asks_for_edges_once_and_rejects_the_implausible() -> None:
+    calls: list[Any] = []
+
+    def frozen(rows: Any) -> Any:
+        calls.append(rows)
+        return np.where(rows % 2 == 0, -9.0, -1.0)
+
+    found = select(make_inputs("dces", frozen_logprob=frozen, reference=reference(quality_limit=-3.0)))
+    edges = np.flatnonzero((found.samples["role"] == "edge").to_numpy())
+    assert len(calls) == 1 and np.array_equal(calls[0], edges)
+    bad = edges[edges % 2 == 0]
+    assert found.controller["flow"]["rejected"] == {IMPLAUSIBLE: len(bad)}
+    assert set(np.flatnonzero((found.samples["reason"] == IMPLAUSIBLE).fill_null(False).to_numpy())) == set(bad)
+    assert found.samples["frozen_logprob"].is_not_null().sum() == len(edges)
+    select(make_inputs("dces", config=make_config(filter={"on": False}), frozen_logprob=frozen))
+    select(make_inputs("plain", frozen_logprob=frozen))
+    assert len(calls) == 1, "nothing else needs M_0"
+    select(make_inputs("dces", config=make_config(split={"scorer": "frozen"}), frozen_logprob=frozen))
+    assert len(calls) == 2 and len(calls[1]) == 40
+
+
+def test_rejected_samples_are_the_last_resort() -> None:
+    pool = make_pool([TEXT] * 12 + [""] * 28)
+    found = select(make_inputs("dces", pool))
+    assert (found.samples["fate"].head(12) == "picked").all()
+    assert found.controller["flow"]["picked_other"] == 8
+    assert found.controller["notes"][-1] == "8 rejected samples picked: only 12 of the 20 needed had passed"
+
+
+def test_round_one_meets_its_own_setpoint_exactly() -> None:
+    pool, rows = make_pool([TEXT] * 40), unit_rows(40)
+    config = make_config()
+    measured = measure_reference(config, pool, rows, unit_rows(120, seed=9), -1.0 - np.arange(100) / 100, np.full(100, 2.0))
+    state = select(make_inputs("dces", pool, config, embeddings=rows, reference=measured)).controller
+    assert select(make_inputs("dces", pool, config, embeddings=rows, reference=measured, round_=2)).controller["error"] == 0
+    assert state["error"] == 0 and state["edge_share"] == 0.5
+    assert state["edit_error"] == 0 and state["edit_temperature"] == 1.1
+    assert measured.quality_limit == pytest.approx(-1.9801)
+    assert measured.round0["dispersion"].sd == measured.real["dispersion"].sd
+
+
+def test_previous_state_carries_over() -> None:
+    config = make_config(controller={"ema": 0.5})
+    first = select(make_inputs("dces", config=config))
+    second = select(make_inputs("dces", config=config, round_=2, previous=json.loads(json.dumps(first.controller))))
+    assert second.controller["edit_integral"] == pytest.approx(2 * first.controller["edit_error"]) or second.controller["edit_clipped"]
+    assert second.controller["error"] == pytest.approx(first.controller["error"])
+
+
+def test_collapsed_pool_of_one_text() -> None:
+    rows = np.tile(unit_rows(1), (160, 1))
+    found = select(make_inputs("dces", make_pool([TEXT] * 160), make_config(80, cluster={"clusterer": "hdbscan"}), embeddings=rows))
+    check(found, 160, 80)
+    assert found.controller["clusterer"] == "kmeans" and "distinct" in found.controller["fallback"]
+    assert found.controller["value"] == pytest.approx(0, abs=1e-6) and found.controller["edge_share"] == 0.8
+
+
+def test_training_order_is_the_common_permutation() -> None:
+    plain, dces = select(make_inputs("plain")).order.tolist(), select(make_inputs("dces")).order.tolist()
+    common = [row for row in plain if row in set(dces)]
+    assert common == [row for row in dces if row in set(plain)] and len(common) > 5
+
+
+def test_selection_does_not_depend_on_the_label_of_the_run() -> None:
+    inputs = make_inputs("dces")
+    renamed = replace(inputs, config=make_config(name="another", note="x"))
+    assert select(inputs).samples.equals(select(renamed).samples)
+
+
+def test_milliseconds() -> None:
+    inputs = make_inputs("dces", make_pool([TEXT] * 160), make_config(80), embeddings=unit_rows(160, 384))
+    select(inputs)
+    started = time.perf_counter()
+    select(inputs)
+    assert time.perf_counter() - started < 0.5
+
+
+def test_noise_is_edge_and_a_group_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    def with_noise(rows: Any, options: Any, seed: int) -> Clustering:
+        labels, centroids = spherical_kmeans(rows, 4, seed)
+        labels[::5] = NOISE
+        return Clustering(labels, centroids, "hdbscan")
+
+    monkeypatch.setattr("dces_core.stages.select.cluster", with_noise)
+    found = select(make_inputs("dces", make_pool([TEXT] * 180), make_config(60, cluster={"clusterer": "hdbscan"})))
+    check(found, 180, 60)
+    noise = found.samples.filter(pl.col("cluster") == NOISE)
+    assert len(noise) == found.controller["flow"]["noise"] == found.controller["clusters"][-1]["size"] == 36
+    assert set(noise["role"]) == {"edge"} and noise["centrality"].null_count() == 36 and noise["distance"].null_count() == 0
+    quota = found.controller["quotas"][0]
+    assert (quota["cluster"], quota["quota"], quota["picked_center"], quota["picked_edge"]) == (NOISE, 12, 0, 12)
+    assert found.controller["fallback"] is None
