@@ -23,6 +23,6 @@ page = st.navigation(
         "Keep": [st.Page("pages/runs.py", title="Runs", icon=":material/folder_open:", url_path="runs")],
     }
 )
-st.session_state["app"] = True
+st.session_state["inside app"] = True
 state.pick_run()
 page.run()

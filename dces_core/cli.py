@@ -69,6 +69,12 @@ def resume(options: argparse.Namespace) -> int:
     return _foreground(found)
 
 
+def record(options: argparse.Namespace) -> int:
+    """`dces record`: keep a finished run's tables in data/recorded."""
+    print(store.record(store.find(options.run), options.name).path)
+    return 0
+
+
 def show(options: argparse.Namespace) -> int:
     """`dces show`: metrics, or what the run is."""
     found = store.find(options.run)
@@ -245,6 +251,10 @@ def _add_runners(commands: Any) -> None:
     command.add_argument("run", metavar="RUN")
     command.add_argument("--detach", action="store_true", help="as a detached process")
     command.set_defaults(do=resume)
+    command = commands.add_parser("record", help="copy the tables of a finished run into data/recorded, where the app shows them first")
+    command.add_argument("run", metavar="RUN")
+    command.add_argument("name", metavar="NAME")
+    command.set_defaults(do=record)
 
 
 def _add_readers(commands: Any) -> None:

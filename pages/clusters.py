@@ -13,14 +13,22 @@ from dces_core.store import Run
 from dces_core.ui import charts, look, read, state, text
 
 KEY_SIZE = 14
-FACT_NAMES = {"dispersion": "dispersion", "hull_area": "hull area", "nearest_real": "nearest real", "nearest_reference": "nearest reference"}
+FACT_NAMES = {"dispersion": "dispersion", "hull_area": "hull area", "nearest_reference": "nearest reference"}
+#: The feedback loop's state in the order in which it comes about; what is not named here follows.
+LOOP = (
+    *("signal", "value", "setpoint", "sd", "error", "edge_share", "edit_error", "edit_temperature", "flagged", "changed"),
+    *("pool", "gated", "gated because", "clusterer", "noise", "center", "edge", "rejected", "rejected because", "over_quota"),
+    *("picked_center", "picked_edge", "picked_other", "reason", "edit_reason", "notes"),
+)
 COLUMNS = ("id", "role", "fate", "reason", "cluster", "distance", "logprob", "changed", "prompt", "text")
 
 
 def key_image(body: str) -> str:
     """A legend symbol in the text colour."""
     ink = look.faint(0.85)
-    return look.image(f'<svg xmlns="http://www.w3.org/2000/svg" width="{KEY_SIZE}" height="{KEY_SIZE}" fill="{ink}" stroke="{ink}">{body}</svg>')
+    return look.image(
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{KEY_SIZE}" height="{KEY_SIZE}" fill="{ink}" stroke="{ink}">{body}</svg>'
+    )
 
 
 def legend() -> str:
@@ -38,39 +46,47 @@ def legend() -> str:
     return f'<div class="chips">{cells}<span class="quiet">hue = cluster, grey = no cluster</span></div>'
 
 
-def caption(run: Run, shown: int, total: int) -> str:
+def caption(run: Run) -> str:
     """How the map was made, and what it must not be used for."""
     facts = run.frame_facts()
     parameters = ", ".join(f"{key} {value}" for key, value in (facts.get("parameters") or {}).items())
     made = f"{facts.get('method', 'unknown method')} ({parameters}), fitted once on {facts.get('fit_set', 'an unknown set')}"
-    count = f"n = {facts.get('n', '?')}, seed {facts.get('seed', '?')}; showing {shown:,} of {total:,} samples per arm"
+    count = f"n = {facts.get('n', '?')}, seed {facts.get('seed', '?')}"
     return f"{made}; {count}. Distances in two dimensions have no direct meaning; center and edge come from the original space."
 
 
-def fact_line(facts: dict[str, Any]) -> str:
+def fact_line(facts: dict[str, Any], shown: str) -> str:
     """Dispersion, hull area and so on of one map."""
-    pairs = [f"{FACT_NAMES.get(key, key)} <b>{value:.4g}</b>" for key, value in facts.items() if isinstance(value, int | float)]
-    return f'<p class="quiet num">{" &nbsp; ".join(pairs)}</p>'
+    pairs = []
+    for key, label in FACT_NAMES.items():
+        value, reason = facts.get(key), facts.get(f"{key}_reason")
+        if value is not None or reason:
+            pairs.append(
+                f"{label} <b>{'undefined' if value is None else f'{value:.4g}'}</b>{f' ({escape(reason)})' if value is None else ''}"
+            )
+    return f'<p class="quiet num">{" &nbsp; ".join([*pairs, shown])}</p>'
 
 
-def draw_map(run: Run, arm: str, round_: int) -> tuple[pl.DataFrame, int]:
-    """One arm's map; returns the selected samples and how many points are shown."""
+def draw_map(run: Run, arm: str, round_: int) -> pl.DataFrame:
+    """One arm's map; returns the selected samples."""
     frame = read.samples(run, arm, round_).with_row_index("row")
     look.show(look.chips((arm,)))
     known = frame.drop_nulls(["x", "y"]) if "x" in frame.columns else frame.head(0)
     if known.height == 0:
         state.empty(f"No map of round {round_}", "This arm has not finished it.")
-        return frame.head(0), 0
+        return frame.head(0)
     points = charts.stratified(known)
     figure = charts.scatter_map(points, read.ground(run), run.frame_facts())
     alt = f"Map of the samples of {arm} in round {round_}, center filled and edge outlined, over the real text"
     event = st.plotly_chart(
         figure, key=f"map-{arm}-{round_}", on_select="rerun", selection_mode=("points", "box", "lasso"), config=charts.MAP_CONFIG, alt=alt
     )
-    look.show(fact_line(read.facts(run, arm, round_)))
+    lost = charts.outside(points, run.frame_facts())
+    beyond = f", {lost} of them beyond the frame" if lost else ""
+    look.show(fact_line(read.facts(run, arm, round_), f"showing {points.height:,} of {frame.height:,} samples{beyond}"))
     picked = {point["customdata"] for point in event["selection"]["points"] if isinstance(point.get("customdata"), int)}
     picked |= {point["customdata"][0] for point in event["selection"]["points"] if isinstance(point.get("customdata"), list)}
-    return frame.filter(pl.col("row").is_in(list(picked))), points.height
+    return frame.filter(pl.col("row").is_in(list(picked)))
 
 
 def fact_table(run: Run, arms: tuple[str, ...], rounds: list[int], now: int) -> None:
@@ -80,10 +96,12 @@ def fact_table(run: Run, arms: tuple[str, ...], rounds: list[int], now: int) -> 
         for arm in arms:
             values = {r: read.facts(run, arm, r).get(name) for r in rounds}
             if any(value is not None for value in values.values()):
-                cells = "".join(f'<td class="{"now" if r == now else ""}">{"–" if v is None else f"{v:.4g}"}</td>' for r, v in values.items())
+                cells = "".join(
+                    f'<td class="{"now" if r == now else ""}">{"–" if v is None else f"{v:.4g}"}</td>' for r, v in values.items()
+                )
                 rows.append(f"<tr><td>{label}</td><td>{look.chip(arm)}</td>{cells}</tr>")
     head = "".join(f"<th>round {r}</th>" for r in rounds)
-    look.show(f'<div class="scroll"><table class="facts"><thead><tr><th></th><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
+    look.show(look.table(f"<th></th><th></th>{head}", rows))
 
 
 def draw_selection(chosen: pl.DataFrame, run: Run, round_: int) -> None:
@@ -94,11 +112,20 @@ def draw_selection(chosen: pl.DataFrame, run: Run, round_: int) -> None:
     st.subheader(f"{chosen.height} selected", anchor=False)
     columns = ["arm", *COLUMNS]
     event = st.dataframe(
-        chosen.select(columns), key=f"table-{round_}", hide_index=True, on_select="rerun", selection_mode="single-row", height=260,
+        chosen.select(columns),
+        key=f"table-{round_}",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        height=260,
         column_config={"text": st.column_config.TextColumn(width="large"), "prompt": st.column_config.TextColumn(width="medium")},
-    )  # fmt: skip
+    )
     st.download_button(
-        "Download these as CSV", read.csv_of(chosen.select([*columns, "trained_text"])), f"{run.id}-round{round_}.csv", "text/csv", icon=":material/download:"
+        "Download these as CSV",
+        read.csv_of(chosen.select([*columns, "trained_text"])),
+        f"{run.id}-round{round_}.csv",
+        "text/csv",
+        icon=":material/download:",
     )
     rows = event["selection"]["rows"]
     draw_life(chosen.row(rows[0] if rows and rows[0] < chosen.height else 0, named=True))
@@ -112,7 +139,7 @@ def draw_life(row: dict[str, Any]) -> None:
         ("sample", f"{escape(row['id'])} of {look.chip(row['arm'])}"),
         ("prompt", text.mark(row["prompt"], highlight=False)),
         ("generated", text.mark(row["text"])),
-        ("place", f"cluster {row['cluster']}, distance to its centroid {number('distance')}, centrality {number('centrality')}"),
+        ("place", f"{cluster_of(row)}, distance to its centroid {number('distance')}, centrality {number('centrality')}"),
         ("likelihood", f"mean log-probability {number('logprob')} nats, entropy {number('entropy')} nats, {row['tokens']} tokens"),
         ("role", f"{row['role'] or 'none: gated before clustering'}"),
         ("fate", f"{row['fate']}{'' if row['reason'] is None else ': ' + escape(row['reason'])}"),
@@ -125,17 +152,27 @@ def draw_life(row: dict[str, Any]) -> None:
     look.show(f'<dl class="life">{body}</dl>', key="life")
 
 
+def cluster_of(row: dict[str, Any]) -> str:
+    """The sample's cluster in words."""
+    if row["cluster"] is None:
+        return "no cluster: gated before"
+    return "noise of the clusterer" if row["cluster"] < 0 else f"cluster {row['cluster']}"
+
+
 def edit_list(edits: list[dict[str, Any]]) -> str:
     """Token edits: where, what stood there, what came in its place."""
-    parts = [f'{edit["position"]}: <del>{text.escaped(edit["before"] or "")}</del> <ins>{text.escaped(edit["after"] or "")}</ins>' for edit in edits[:60]]
+    parts = [
+        f"{edit['position']}: <del>{text.escaped(edit['before'] or '')}</del> <ins>{text.escaped(edit['after'] or '')}</ins>"
+        for edit in edits[:60]
+    ]
     more = f" and {len(edits) - 60} more" if len(edits) > 60 else ""
     return f'<div class="said">{" &nbsp; ".join(parts)}{more}</div>'
 
 
 def draw_controller(run: Run, arms: tuple[str, ...], round_: int) -> None:
     """What the feedback loop knew and did in this round."""
-    states = {arm: run.controller(arm, round_) for arm in arms}
-    names = list(dict.fromkeys(key for value in states.values() for key in value))
+    states = {arm: read.controller(run, arm, round_) for arm in arms}
+    names = list(dict.fromkeys([*LOOP, *(key for value in states.values() for key in value)]))
     rows = []
     for name in names:
         cells = [states[arm].get(name) for arm in arms]
@@ -143,7 +180,7 @@ def draw_controller(run: Run, arms: tuple[str, ...], round_: int) -> None:
             shown = "".join(f'<td style="white-space:normal">{text.escaped(words(cell))}</td>' for cell in cells)
             rows.append(f"<tr><td>{escape(name.replace('_', ' '))}</td>{shown}</tr>")
     head = "".join(f"<th>{look.chip(arm)}</th>" for arm in arms)
-    look.show(f'<div class="scroll"><table class="facts"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>')
+    look.show(look.table(f"<th></th>{head}", rows))
 
 
 def words(value: Any) -> str:
@@ -164,19 +201,16 @@ def page() -> None:
     every, rounds = state.need_rounds(run, "map")
     with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
         arms = state.pick_pair(every)
-        with st.container(width=560):
-            round_ = state.pick_round(run, rounds, "map")
+        round_ = state.pick_round(run, rounds, "map")
 
     @st.fragment
     def maps() -> None:
         look.show(legend())
-        chosen, shown = [], 0
+        chosen = []
         for column, arm in zip(st.columns(len(arms), gap="medium"), arms, strict=True):
             with column:
-                part, points = draw_map(run, arm, round_)
-                chosen.append(part)
-                shown = max(shown, points)
-        st.caption(caption(run, shown, run.config.pool.size))
+                chosen.append(draw_map(run, arm, round_))
+        st.caption(caption(run))
         draw_selection(pl.concat(chosen, how="diagonal"), run, round_)
 
     maps()
@@ -186,4 +220,4 @@ def page() -> None:
         draw_controller(run, arms, round_)
 
 
-state.run_page(page, "clusters")
+state.run_page(page)

@@ -26,7 +26,7 @@ def first_degenerate(rows: pl.DataFrame, arm: str) -> int | None:
 
 
 def badge_of(round_: int | None, last: int) -> str:
-    """ "collapsed at round k", or how far the answer held."""
+    """Says "collapsed at round k", or how far the answer held."""
     if round_ is None:
         return f'<span class="badge good">not degenerate up to round {last}</span>'
     return f'<span class="badge bad">collapsed at round {round_}</span>'
@@ -74,7 +74,8 @@ def draw_probes(run: Run, arms: tuple[str, ...]) -> None:
         highlight = st.toggle("Highlight loops and repeats", value=True, key="highlight")
     rows = table.filter((pl.col("prompt_id") == prompt_id) & (pl.col("mode") == mode))
     look.show(probe_grid(rows, arms, highlight), key="probes")
-    look.show(f'<p class="quiet"><span class="said"><span class="loop">loop at the end</span> &nbsp; <span class="rep">repeated 4-grams</span></span> &nbsp; {RULE} Round 0 is shared by all arms.</p>')
+    keys = '<span class="said"><span class="loop">loop at the end</span> &nbsp; <span class="rep">repeated 4-grams</span></span>'
+    look.show(f'<p class="quiet">{keys} &nbsp; {RULE} Round 0 is shared by all arms.</p>')
 
 
 def worst_first(run: Run, arms: tuple[str, ...], round_: int) -> pl.DataFrame:
@@ -82,11 +83,19 @@ def worst_first(run: Run, arms: tuple[str, ...], round_: int) -> pl.DataFrame:
     wide: pl.DataFrame | None = None
     for arm in arms:
         own = run.generations(arm, round_).select("prompt_id", "topic", "prompt", "reference", "loop", "rep_4", "bertscore_f1", "text")
-        badness = pl.col("loop").fill_null(False).cast(pl.Float64) + pl.col("rep_4").fill_null(0) + (1 - pl.col("bertscore_f1").fill_null(0))
-        own = own.with_columns(badness.alias("badness")).rename({name: f"{arm} {name}" for name in ("loop", "rep_4", "bertscore_f1", "text", "badness")})
+        badness = (
+            pl.col("loop").fill_null(False).cast(pl.Float64) + pl.col("rep_4").fill_null(0) + (1 - pl.col("bertscore_f1").fill_null(0))
+        )
+        own = own.with_columns(badness.alias("badness")).rename(
+            {name: f"{arm} {name}" for name in ("loop", "rep_4", "bertscore_f1", "text", "badness")}
+        )
         shared = ["prompt_id", "topic", "prompt", "reference"]
-        wide = own if wide is None else wide.join(own.drop("topic", "prompt", "reference"), on="prompt_id", how="full", coalesce=True).select(
-            *shared, pl.exclude(shared)
+        wide = (
+            own
+            if wide is None
+            else wide.join(own.drop("topic", "prompt", "reference"), on="prompt_id", how="full", coalesce=True).select(
+                *shared, pl.exclude(shared)
+            )
         )
     assert wide is not None
     return wide.sort(pl.max_horizontal(*(f"{arm} badness" for arm in arms)), descending=True, nulls_last=True)
@@ -102,18 +111,31 @@ def draw_evaluation(run: Run, arms: tuple[str, ...], rounds: list[int]) -> None:
         return
     shown = ["prompt", "topic", *(f"{arm} {name}" for arm in ready for name in ("loop", "rep_4", "bertscore_f1"))]
     event = st.dataframe(
-        table.select(shown), key=f"worst-{round_}", hide_index=True, on_select="rerun", selection_mode="single-row", height=280,
+        table.select(shown),
+        key=f"worst-{round_}",
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row",
+        height=280,
         column_config={name: st.column_config.NumberColumn(format="%.3f") for name in shown if name.endswith(("rep_4", "f1"))},
-    )  # fmt: skip
+    )
     rows = event["selection"]["rows"]
     row = table.row(rows[0] if rows and rows[0] < table.height else 0, named=True)
-    head = "".join(f'<div class="head">{look.chip(arm)}</div>' for arm in ready) + '<div class="head"><span class="chip"><b>reference</b></span></div>'
-    cells = "".join(f"<div>{text.mark(row[f'{arm} text'])}</div>" for arm in ready) + f"<div>{text.mark(row['reference'], highlight=False)}</div>"
+    head = (
+        "".join(f'<div class="head">{look.chip(arm)}</div>' for arm in ready)
+        + '<div class="head"><span class="chip"><b>reference</b></span></div>'
+    )
+    cells = (
+        "".join(f"<div>{text.mark(row[f'{arm} text'])}</div>" for arm in ready)
+        + f"<div>{text.mark(row['reference'], highlight=False)}</div>"
+    )
     columns = f"repeat({len(ready) + 1}, minmax(190px, 1fr))"
     look.show(f'<p class="quiet">{escape(row["prompt_id"])}</p>{text.mark(row["prompt"], highlight=False)}')
     look.show(f'<div class="scroll"><div class="pairs" style="grid-template-columns:{columns}">{head}{cells}</div></div>', key="pair")
     data = read.csv_of(table.drop([f"{arm} badness" for arm in ready]))
-    st.download_button("Download this round's answers as CSV", data, f"{run.id}-answers-{round_}.csv", "text/csv", icon=":material/download:")
+    st.download_button(
+        "Download this round's answers as CSV", data, f"{run.id}-answers-{round_}.csv", "text/csv", icon=":material/download:"
+    )
 
 
 def page() -> None:
@@ -130,4 +152,4 @@ def page() -> None:
     draw_evaluation(run, arms, rounds)
 
 
-state.run_page(page, "generations")
+state.run_page(page)

@@ -105,4 +105,4 @@ def page() -> None:
             state.problem(str(error))
 
 
-state.run_page(page, "launch")
+state.run_page(page)

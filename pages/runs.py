@@ -22,9 +22,15 @@ def row_of(run: Run) -> dict[str, Any]:
     done = min((max(read.finished(run, arm), default=-1) for arm in config.arms), default=-1)
     share = (done + 1) / (config.rounds + 1)
     return {
-        **row, "progress": share, "rounds": config.rounds, "arms": ", ".join(config.arms), "model": config.model,
-        "split": config.eval.split, "created": str(run.manifest.get("created", ""))[:16].replace("T", " "), "note": config.note,
-    }  # fmt: skip
+        **row,
+        "progress": share,
+        "rounds": config.rounds,
+        "arms": ", ".join(config.arms),
+        "model": config.model,
+        "split": config.eval.split,
+        "created": str(run.manifest.get("created", ""))[:16].replace("T", " "),
+        "note": config.note,
+    }
 
 
 @st.dialog("Delete this run?")
@@ -82,13 +88,22 @@ def page() -> None:
         "note": st.column_config.TextColumn(width="large"),
     }
     order = ("run", "state", "progress", "rounds", "arms", "model", "split", "MB", "created", "note")
+    ids = [run.id for run in runs]
+    asked = state.asked("run")
+    first = ids.index(asked) if asked in ids else 0
     event = st.dataframe(
-        [row_of(run) for run in runs], column_order=order, column_config=columns, hide_index=True, on_select="rerun",
-        selection_mode="single-row-required", key="runs",
-    )  # fmt: skip
+        [row_of(run) for run in runs],
+        column_order=order,
+        column_config=columns,
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="single-row-required",
+        selection_default={"selection": {"rows": [first]}},
+        key="runs",
+    )
     picked = event["selection"]["rows"]
-    actions(runs[picked[0] if picked and picked[0] < len(runs) else 0])
+    actions(runs[picked[0] if picked and picked[0] < len(runs) else first])
     st.caption("Select a row to act on it. A run is one directory; runs that ship with the project are read only.")
 
 
-state.run_page(page, "runs")
+state.run_page(page)

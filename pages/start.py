@@ -16,11 +16,19 @@ COLLAPSE = (
     "A language model that is trained again and again on its own output collapses.",
     "First it loses rare words and unusual turns, because each round samples them too seldom to learn them again.",
     "Then its frequent phrases feed on themselves, until many prompts get the same answer and some answers are only a loop: 1.1.1.1.1.",
-    "DCES (dynamic center-edge sampling) curates what each round trains on: it clusters the generated text, edits tokens of the typical center samples, "
-    "filters the unusual edge samples, and mixes the two by how far the clusters have shrunk in this very round.",
+    "DCES (dynamic center-edge sampling) curates what each round trains on: it clusters the generated text, edits tokens of the typical "
+    "center samples, filters the unusual edge samples, and mixes the two by how far the clusters have shrunk in this very round.",
     "Here you launch both on a real model, watch them round by round, and read what they write.",
 )
-FACTS = (("ppl", True), ("ece", True), ("entropy_real", True), ("distinct_2", False), ("vendi", False), ("loop_rate", False), ("bertscore_f1", False))
+FACTS = (
+    ("ppl", True),
+    ("ece", True),
+    ("entropy_real", True),
+    ("distinct_2", False),
+    ("vendi", False),
+    ("loop_rate", False),
+    ("bertscore_f1", False),
+)
 ARROWS = {"lower": "↓", "higher": "↑", "neutral": ""}
 CURVES = (("ppl", True), ("ece", True), ("entropy_real", True), ("loop_rate", False))
 
@@ -57,7 +65,9 @@ def verdict(table: pl.DataFrame, run: Run) -> str:
         if not last[arm] or arm not in marks:
             continue
         at, mark = last[arm][0], marks[arm]
-        crossed = f"is 10% worse from round {mark['round']} on" if mark["round"] is not None else f"stays within 10% up to round {at['round']}"
+        crossed = (
+            f"is 10% worse from round {mark['round']} on" if mark["round"] is not None else f"stays within 10% up to round {at['round']}"
+        )
         parts.append(f"{arm} {crossed} ({mark['start'] or 0:.3g} → {at['value']:.3g})")
     words = f"Perplexity on {main_set(run)}: {'; '.join(parts)}." if parts else "Perplexity is not known yet."
     ended = all(last[arm] and last[arm][0]["round"] == run.config.rounds for arm in run.config.arms)
@@ -85,11 +95,13 @@ def number_table(table: pl.DataFrame, run: Run) -> str:
             continue
         crossed = {row["arm"] for row in lead_times(rows).to_dicts() if row["round"] is not None}
         ends = {arm: rows.filter(pl.col("arm") == arm).sort("round")["value"].to_list()[-1:] for arm in arms}
-        cells = "".join(f'<td class="{"worse" if arm in crossed else ""}">{f"{ends[arm][0]:.3g}" if ends[arm] else "–"}</td>' for arm in arms)
+        cells = "".join(
+            f'<td class="{"worse" if arm in crossed else ""}">{f"{ends[arm][0]:.3g}" if ends[arm] else "–"}</td>' for arm in arms
+        )
         better = DIRECTION.get(metric, "neutral")
         lines.append(f'<tr><td title="{TITLE.get(metric, metric)}">{metric} {ARROWS[better]}</td><td>{start[0]:.3g}</td>{cells}</tr>')
     head = "".join(f"<th>{look.chip(arm)}</th>" for arm in arms)
-    return f'<div class="scroll"><table class="facts"><thead><tr><th></th><th>round 0</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+    return look.table(f"<th></th><th>round 0</th>{head}", lines)
 
 
 def case_study(run: Run) -> str:
@@ -99,7 +111,8 @@ def case_study(run: Run) -> str:
     for arm in run.config.arms:
         own = table.filter(pl.col("arm") == arm).sort("round").tail(1).to_dicts()
         if own:
-            cells.append(f'<div><div class="named">{look.chip(arm)}<span class="quiet">round {own[0]["round"]}</span></div>{text.mark(own[0]["text"])}</div>')
+            name = f'<div class="named">{look.chip(arm)}<span class="quiet">round {own[0]["round"]}</span></div>'
+            cells.append(f"<div>{name}{text.mark(own[0]['text'])}</div>")
     if not cells:
         return ""
     return f'<div class="pairs" style="grid-template-columns:repeat(auto-fit,minmax(230px,1fr))">{"".join(cells)}</div>'
@@ -112,12 +125,14 @@ def draw_run(run: Run) -> None:
     table = read.metrics(run)
     look.show(f'<p class="lead" style="max-width:60rem">{text.escaped(verdict(table, run))}</p>')
     look.show(look.chips(run.config.arms, f"{run.id} · {run.config.model} · {run.config.eval.split} split"))
-    with st.grid(4, min_column_width=235, gap="small"):
+    with st.grid(4, min_column_width=215, gap="small"):
         for name, real in CURVES:
             rows = rows_of(table, run, name, real)
             hits = {row["arm"]: row["round"] for row in lead_times(rows).to_dicts()}
             figure = charts.trajectory(rows, name, run.config.arms, run.config.rounds, hits)
-            st.plotly_chart(figure, key=f"start-{name}", config=charts.CONFIG, alt=f"{TITLE.get(name, name)} over the rounds, one line per arm")
+            st.plotly_chart(
+                figure, key=f"start-{name}", config=charts.CONFIG, alt=f"{TITLE.get(name, name)} over the rounds, one line per arm"
+            )
     left, right = st.columns(2, gap="large")
     with left:
         look.show('<p class="section">round 0 against the newest round</p>')
@@ -127,7 +142,11 @@ def draw_run(run: Run) -> None:
         look.show(f'<p class="section">{state.HAND_EYE}</p>')
         look.show(case_study(run), key="case") if case_study(run) else st.caption("This run does not watch the prompt.")
     with st.container(horizontal=True):
-        for page, label, icon in (("trajectories", "All metrics", "show_chart"), ("clusters", "Clusters", "scatter_plot"), ("generations", "Read the texts", "notes")):
+        for page, label, icon in (
+            ("trajectories", "All metrics", "show_chart"),
+            ("clusters", "Clusters", "scatter_plot"),
+            ("generations", "Read the texts", "notes"),
+        ):
             st.page_link(f"pages/{page}.py", label=label, icon=f":material/{icon}:", query_params={"run": run.id})
 
 
@@ -156,4 +175,4 @@ def page() -> None:
     draw_run(run)
 
 
-state.run_page(page, "start")
+state.run_page(page)

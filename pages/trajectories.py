@@ -15,8 +15,8 @@ GROUPS = {
     "Calibration and entropy": ("ece", "ece_signed", "entropy_real", "effective_vocabulary"),
     "The tail": ("tail_nll_head", "tail_nll_middle", "tail_nll_tail", "topk_mass_1", "topk_mass_10", "topk_mass_100"),
     "Variety": ("entropy_generated", "entropy_unigram", "distinct_1", "distinct_2", "distinct_3", "self_bleu", "vendi"),
-    "Repetition and length": ("loop_rate", "rep_4", "compression_ratio", "length", "ended_rate"),
-    "Against the references": ("bertscore_f1", "bertscore_p", "bertscore_r", "self_ppl", "ref_ppl"),
+    "Repetition, likelihood and length": ("loop_rate", "rep_4", "compression_ratio", "self_ppl", "ref_ppl", "length", "ended_rate"),
+    "Against the references": ("bertscore_f1", "bertscore_p", "bertscore_r"),
     "What is left of the real vocabulary": ("tail_coverage", "survival_head", "survival_middle", "survival_tail"),
     "Dispersion (steered, no claim rests on it)": ("dispersion", "dispersion_frozen", "nearest_reference"),
 }
@@ -38,7 +38,7 @@ def draw_group(title: str, rows: pl.DataFrame, arms: tuple[str, ...], rounds: in
         return
     look.show(f'<p class="section">{title}</p>')
     marks = lead_times(rows)
-    with st.grid(4, min_column_width=235, gap="small"):
+    with st.grid(4, min_column_width=215, gap="small"):
         for name in names:
             own = rows.filter(pl.col("metric") == name)
             hits = {row["arm"]: row["round"] for row in marks.filter(pl.col("metric") == name).to_dicts()}
@@ -49,18 +49,19 @@ def draw_group(title: str, rows: pl.DataFrame, arms: tuple[str, ...], rounds: in
 
 def draw_lead_times(rows: pl.DataFrame, arms: tuple[str, ...]) -> None:
     """Which metric moves first: the first round that is 10% worse than round 0."""
-    marks = lead_times(rows).filter(pl.col("metric").map_elements(lambda name: DIRECTION.get(name, "neutral") != "neutral", return_dtype=pl.Boolean))
+    marks = lead_times(rows).filter(
+        pl.col("metric").map_elements(lambda name: DIRECTION.get(name, "neutral") != "neutral", return_dtype=pl.Boolean)
+    )
     if not marks.height:
         return
     wide = marks.pivot(on="arm", index="metric", values="round", maintain_order=True)
-    order = [name for group in GROUPS.values() for name in group]
-    wide = wide.sort(pl.col("metric").replace_strict({name: i for i, name in enumerate(order)}, default=99, return_dtype=pl.Int32))
+    wide = wide.sort(pl.min_horizontal(*arms), nulls_last=True, maintain_order=True)
     head = "".join(f"<th>{look.chip(arm)}</th>" for arm in arms)
     lines = []
     for row in wide.to_dicts():
         cells = "".join(f'<td class="worse">round {row[arm]}</td>' if row.get(arm) is not None else "<td>–</td>" for arm in arms)
         lines.append(f"<tr><td>{row['metric']}</td>{cells}</tr>")
-    look.show(f'<div class="scroll"><table class="facts"><thead><tr><th>metric</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>')
+    look.show(look.table(f"<th>metric</th>{head}", lines))
 
 
 def draw_reliability(run: Run, arms: tuple[str, ...], rounds: list[int], test_set: str) -> None:
@@ -73,7 +74,9 @@ def draw_reliability(run: Run, arms: tuple[str, ...], rounds: list[int], test_se
         return
     alt = f"Reliability diagram of round {picked} on {test_set} for {', '.join(tables)}"
     st.plotly_chart(charts.reliability(tables, test_set), key="reliability", config=charts.CONFIG, alt=alt)
-    st.caption("Teacher-forced tokens of the reference text in 15 equal-width bins of the largest probability. Below the diagonal: over-confident.")
+    st.caption(
+        "Teacher-forced tokens of the reference text in 15 equal-width bins of the largest probability. Below the diagonal: over-confident."
+    )
 
 
 def page() -> None:
@@ -107,4 +110,4 @@ def page() -> None:
     st.download_button("Download all metrics as CSV", data, f"{run.id}-metrics.csv", "text/csv", icon=":material/download:")
 
 
-state.run_page(page, "trajectories")
+state.run_page(page)

@@ -11,16 +11,18 @@ import streamlit as st
 
 from dces_core import launch
 from dces_core.errors import UserError
-from dces_core.store import SHARED, STAGES, Run
+from dces_core.store import SHARED, Run
 from dces_core.ui import charts, look, read, state, text
 
 WORDS = {
     "queued": "Queued. The worker is starting, or waits until the device is free.",
     "stopping": "Stopping: the worker ends at the next safe point. Finished stages stay.",
     "stopped": "Stopped on request. Finished stages are kept; Resume goes on after the last of them.",
-    "lost": "Lost: the worker is gone without a word (killed, or the machine was restarted). Finished stages are safe; Resume goes on after the last of them.",
+    "lost": "Lost: the worker is gone without a word (killed, or a restart). Finished stages are safe; Resume goes on after them.",
     "failed": "Failed. Finished rounds stay readable; mend the cause, then Resume.",
 }
+WORD_OF = {"on": "done", "doing": "at work", "skip": "not needed", "": "to do"}
+STAGES = ("generate", "select", "map", "train", "evaluate")  # in the order in which a round does them
 CURVES = (("ppl", True), ("entropy_real", True), ("distinct_2", False), ("loop_rate", False))
 
 
@@ -33,13 +35,12 @@ def cell(run: Run, arm: str, round_: int, status: dict[str, Any], alive: bool) -
     """One round of one arm as a bar: a box per stage."""
     names = ("evaluate",) if round_ == 0 else STAGES
     done = [read.stamp(read.stage_of(run, arm, round_, name)) > 0 for name in names]
-    last = max((i for i, ready in enumerate(done) if ready), default=-1)
     boxes = []
     for index, name in enumerate(names):
         here = alive and status.get("round") == round_ and status.get("arm") in (arm, SHARED) and status.get("stage") == name
         share = 100 * (status.get("done") or 0) / (status.get("total") or 1)
-        kind = "on" if done[index] or index < last else "doing" if here else ""
-        boxes.append(f'<i class="{kind}" style="--p:{share:.0f}%" title="round {round_} {arm} {name}: {kind or "to do"}"></i>')
+        kind = "on" if done[index] else "doing" if here else "skip" if done[-1] else ""
+        boxes.append(f'<i class="{kind}" style="--p:{share:.0f}%" title="round {round_} {arm} {name}: {WORD_OF[kind]}"></i>')
     return f'<div class="bar" style="--c:{look.look(arm).colour}">{"".join(boxes)}</div>'
 
 
@@ -72,8 +73,9 @@ def facts_of(run: Run, status: dict[str, Any], alive: bool) -> list[tuple[str, s
 def now_line(status: dict[str, Any]) -> None:
     """The stage that is at work, with its own bar."""
     total, done = int(status.get("total") or 0), int(status.get("done") or 0)
-    arm, stage = str(status.get("arm", "")), str(status.get("stage", ""))
+    arm, stage = status.get("arm"), status.get("stage")
     if not stage:
+        st.text("The worker is loading the model.")
         return
     share = min(1.0, done / total) if total else 0.0
     count = f"{done} of {total}" if total else "starting"
@@ -98,20 +100,32 @@ def buttons(run: Run, now: str) -> None:
 
 def controller_table(run: Run) -> str:
     """The newest state of every arm's feedback loop."""
-    names = ("signal", "value", "setpoint", "error", "edge_share", "edit_temperature", "changed", "picked_center", "picked_edge", "gated", "rejected")
+    names = (
+        "signal",
+        "value",
+        "setpoint",
+        "error",
+        "edge_share",
+        "edit_temperature",
+        "changed",
+        "picked_center",
+        "picked_edge",
+        "gated",
+        "rejected",
+    )
     rows = []
     for arm in run.config.arms:
         ready = [r for r in read.finished(run, arm, "select") if r > 0]
         if not ready:
             continue
-        facts = run.controller(arm, ready[-1])
+        facts = read.controller(run, arm, ready[-1])
         values = [facts.get(name) for name in names]
         shown = "".join(f"<td>{'–' if v is None else text.escaped(str(v)) if isinstance(v, str) else f'{v:.4g}'}</td>" for v in values)
         rows.append(f"<tr><td>{look.chip(arm)}</td><td>{ready[-1]}</td>{shown}</tr>")
     if not rows:
         return '<p class="quiet">No round has selected its data yet.</p>'
     head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("round", *names))
-    return f'<div class="scroll"><table class="facts"><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+    return look.table(f"<th></th>{head}", rows)
 
 
 def curves(run: Run) -> None:
@@ -121,11 +135,22 @@ def curves(run: Run) -> None:
     if not table.height:
         state.empty("The first figures come with round 0", "As soon as it is evaluated, the curves start here.")
         return
-    with st.grid(4, min_column_width=235, gap="small"):
+    with st.grid(4, min_column_width=215, gap="small"):
         for name, real in CURVES:
             rows = table.filter((pl.col("metric") == name) & (pl.col("test_set") == (sets[0] if real and sets else "")))
             option = charts.live_lines(rows.drop_nulls("value"), name, run.config.arms, run.config.rounds)
             st.echarts_chart(option, key=f"live-{name}", height=210, alt=f"{name} over the rounds so far")
+
+
+def event_lines(run: Run) -> list[str]:
+    """Finished stages and notes as lines: a run in the foreground prints to its terminal, not to the log."""
+    lines = []
+    for event in run.events()[0]:
+        if event.get("kind") == "span":
+            lines.append(f"round {event['round']}  {event['arm']:<14} {event['stage']:<9} {event['seconds']:7.1f} s")
+        elif event.get("kind") in ("note", "state"):
+            lines.append(str(event.get("text") or event.get("state")))
+    return lines
 
 
 def say(run: Run, now: str, status: dict[str, Any]) -> None:
@@ -148,17 +173,20 @@ def tick(run: Run, was_live: bool) -> None:
     if was_live and not alive:
         st.rerun(scope="app")
     say(run, now, status)
-    facts = "".join(f'<span><span class="quiet">{name}</span> &nbsp;<b class="num">{text.escaped(value)}</b></span>' for name, value in facts_of(run, status, alive))
+    facts = "".join(
+        f'<span><span class="quiet">{name}</span> &nbsp;<b class="num">{text.escaped(value)}</b></span>'
+        for name, value in facts_of(run, status, alive)
+    )
     look.show(f'<div class="chips">{facts}</div>')
     if alive:
         now_line(status)
     look.show(stage_grid(run, status, alive))
-    look.show('<p class="quiet">A column is a round, a box a finished stage: generate, select, train, evaluate, map. Round 0 is shared by all arms.</p>')
+    look.show(f'<p class="quiet">A column is a round, a box a finished stage: {", ".join(STAGES)}. Round 0 is shared by all arms.</p>')
     curves(run)
     st.subheader("Feedback loop", anchor=False)
     look.show(controller_table(run))
     st.subheader("Log", anchor=False)
-    st.code("\n".join(run.log_tail(12)) or "nothing yet", language=None, wrap_lines=True)
+    st.code("\n".join(run.log_tail(12) or event_lines(run)[-12:]) or "nothing yet", language=None, wrap_lines=True)
 
 
 def page() -> None:
@@ -172,4 +200,4 @@ def page() -> None:
     st.fragment(tick, run_every=2.0 if live else None)(run, live)
 
 
-state.run_page(page, "watch")
+state.run_page(page)

@@ -45,7 +45,7 @@ def grouped_attention(
     """Attention (batch, heads, queries, width) -> (batch, queries, heads, width); keys and values may have fewer heads (GQA)."""
     batch, heads, queries, width = query.shape
     groups = heads // key.shape[1]
-    if queries > 1 or torch.is_grad_enabled():
+    if queries > 1 or torch.is_grad_enabled() or (attention_mask is not None and attention_mask.dtype == torch.bool):
         out = functional.scaled_dot_product_attention(
             query,
             key,
@@ -78,7 +78,7 @@ class PreallocatedCache(Cache):
     """Keys and values of all layers, written in place at `column`; `column` advances once per forward pass."""
 
     def __init__(self, layers: int, columns: int) -> None:
-        super().__init__(layers=[DynamicLayer() for _ in range(layers)])
+        super().__init__(layers=[DynamicLayer() for _ in range(layers)])  # type: ignore[no-untyped-call]
         self.columns = columns
         self.column = 0
         self.width = 0
@@ -124,11 +124,17 @@ def top_of(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     """Index at which the cumulative sum of each row first exceeds uniform * total; rows need not sum to 1. Shape (rows,)."""
-    cumulative = probabilities.double().cumsum(-1)
-    target = uniforms.double().unsqueeze(-1) * cumulative[:, -1:]
+    exact = exact_type(probabilities.device)
+    cumulative = probabilities.to(exact).cumsum(-1)
+    target = uniforms.to(exact).unsqueeze(-1) * cumulative[:, -1:]
     index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
     last = (probabilities > 0).long().cumsum(-1).argmax(-1)  # rounding must not select an impossible token
     return torch.minimum(index, last)
+
+
+def exact_type(device: torch.device) -> torch.dtype:
+    """The widest float of a device."""
+    return torch.float32 if device.type == "mps" else torch.float64  # mps has no float64
 
 
 def choose(logits: Tensor, settings: Generate, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -216,7 +222,7 @@ class Decoder:
         tokens = torch.zeros((count, limit), dtype=torch.long)
         logprob, entropy = torch.zeros((count, limit)), torch.zeros((count, limit))
         length, ended = torch.full((count,), limit), torch.zeros(count, dtype=torch.bool)
-        noise = torch.from_numpy(uniforms).to(self.device)
+        noise = torch.from_numpy(uniforms).to(self.device, exact_type(self.device))
         cache, batch, hidden = self._prefill(prompts, limit)
         for step in range(limit):
             token, lp, ent = choose(self.head(hidden).float(), settings, noise[batch.rows, step])
@@ -254,7 +260,7 @@ class Decoder:
         padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=self.device)
         column = torch.arange(longest, device=self.device)
         positions = (column - padding.unsqueeze(1)).clamp(min=0)
-        dtype = self.head.weight.dtype
+        dtype = next(self.head.parameters()).dtype
         floor = torch.finfo(dtype).min
         hidden_columns = torch.arange(longest + limit, device=self.device) < padding.unsqueeze(1)
         mask = torch.zeros(hidden_columns.shape, dtype=dtype, device=self.device).masked_fill(hidden_columns, floor)[:, None, None, :]

@@ -18,7 +18,7 @@ import numpy as np
 from dces_core.engines.base import Encoder, Floats, silent
 from dces_core.errors import UserError
 from dces_core.events import Progress
-from dces_core.store import sha256_of
+from dces_core.stage import sha256_of
 
 UNITS = re.compile(r"\w+|[^\w\s]")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -65,7 +65,9 @@ class MiniLM:
 
     def __init__(self, device: str) -> None:
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # type: ignore[no-untyped-call]
         folder = minilm_folder()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model: Any = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, dtype="float32")

@@ -7,6 +7,7 @@ bf16); the frozen M_0 has the copy only.
 from __future__ import annotations
 
 import copy
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers.utils.logging import disable_progress_bar
 
 from dces_core import models
 from dces_core.config import Edit, Generate, RunConfig, Train
@@ -39,9 +41,10 @@ def pick_device(name: str) -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Whether bf16 is faster than fp32 here."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    capability = torch.backends.cpu.get_cpu_capability() if device.type == "cpu" else ""
-    return "AVX512" in capability and torch.ops.mkldnn._is_mkldnn_bf16_supported() if device.type == "cpu" else False
+        return bool(torch.cuda.is_bf16_supported())
+    if device.type != "cpu" or "AVX512" not in torch.backends.cpu.get_cpu_capability():
+        return False
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def end_tokens(model: Any, tokenizer: Any) -> list[int]:
@@ -54,6 +57,12 @@ def end_tokens(model: Any, tokenizer: Any) -> list[int]:
     if not ends:
         raise UserError(f"model = {model.name_or_path!r} has no end token; set eos_token in its tokenizer.")
     return ends
+
+
+def context_of(config: Any) -> int:
+    """Longest sequence in tokens: within a sliding window, where the model has one, full attention is the same attention."""
+    limits = [getattr(config, name, None) for name in ("max_position_embeddings", "sliding_window")]
+    return min([int(limit) for limit in limits if limit], default=1 << 20)
 
 
 class HFModel:
@@ -74,7 +83,7 @@ class HFModel:
         self._frozen = self._half(self._master, share=False)
         self.parameters = sum(p.numel() for p in self._master.parameters())
         self.vocabulary = int(self._master.get_output_embeddings().weight.shape[0])
-        self.context = int(getattr(self._master.config, "max_position_embeddings", 1 << 20))
+        self.context = context_of(self._master.config)
         self._ends = end_tokens(self._master, self.tokenizer)
         self.end = self._ends[0]
         chat = bool(getattr(self.tokenizer, "chat_template", None))
@@ -86,16 +95,20 @@ class HFModel:
         """The model that samples and scores: a bf16 copy, or the fp32 master itself where it may be shared."""
         if not self._bf16 and share:
             return master
-        half = copy.deepcopy(master).to(torch.bfloat16 if self._bf16 else torch.float32)
+        half = copy.deepcopy(master)
+        for parameter in half.parameters():  # parameters only: rotary frequencies in bf16 would shift the positions
+            parameter.data = parameter.data.to(torch.bfloat16 if self._bf16 else torch.float32)
         return half.eval().requires_grad_(False)
 
     # text -----------------------------------------------------------------------------------------------------------
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """Through the chat template where there is one; otherwise the prompt, a line break, and the tokenizer's start token."""
+        """Through the chat template where there is one (reasoning models answer at once); otherwise the tokenizer's start token,
+        the prompt and a line break.
+        """
         if self._chat:
             message = [{"role": "user", "content": prompt}]
-            text = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+            text = self.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False, enable_thinking=False)
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return self.start() + self.encode_text(prompt + "\n")
 
@@ -114,14 +127,20 @@ class HFModel:
 
     def piece(self, token: int) -> str:
         """One token as it is written."""
-        return str(self.tokenizer.decode([token]))
+        return self._pieces[token]
 
     def continues_word(self) -> NDArray[np.bool_]:
         """(vocabulary,) by how each token is spelled."""
-        pieces = self.tokenizer.batch_decode([[i] for i in range(len(self.tokenizer))])
-        flags = np.zeros(self.vocabulary, np.bool_)
-        flags[: len(pieces)] = [bool(piece) and piece[0].isalnum() for piece in pieces]
-        return flags
+        return np.array([piece[:1].isalnum() for piece in self._pieces])
+
+    @cached_property
+    def _pieces(self) -> list[str]:
+        """Every token of the vocabulary as it is written; the space that SentencePiece decoders drop in front is put back."""
+        known = min(len(self.tokenizer), self.vocabulary)
+        raw = self.tokenizer.convert_ids_to_tokens(range(known))
+        texts = self.tokenizer.batch_decode([[i] for i in range(known)])
+        pieces = [f" {text}" if (mark or "")[:1] == "\u2581" and text[:1] != " " else text for mark, text in zip(raw, texts, strict=True)]
+        return pieces + [""] * (self.vocabulary - known)
 
     # weights --------------------------------------------------------------------------------------------------------
 
@@ -223,7 +242,7 @@ class HFModel:
         """Mean last hidden states of the frozen M_0 (texts, width), L2-normalised: an encoder that selection does not use."""
         out = []
         for text in texts:
-            ids = (self.start() + self.encode_text(text))[:512] or [self.end]
+            ids = (self.start() + self.encode_text(text))[: min(512, self.context)] or [self.end]
             with torch.inference_mode():
                 states = self._frozen.base_model(input_ids=torch.tensor([ids], device=self._device)).last_hidden_state[0]
             mean = states.float().mean(0)
@@ -238,6 +257,7 @@ class HFModel:
 def open_model(name: str) -> tuple[Any, Any]:
     """Tokenizer and fp32 model. Raises UserError when they cannot be had, or when the architecture needs more than a linear head."""
     source = models.resolve(name)
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         model: Any = AutoModelForCausalLM.from_pretrained(

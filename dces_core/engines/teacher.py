@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dces_core.config import Edit
 from dces_core.engines.base import Example, Floats, Proposal, TokenScores, silent
-from dces_core.engines.decode import invert, top_of
+from dces_core.engines.decode import exact_type, invert, top_of
 from dces_core.events import Progress
 
 BATCH_TOKENS = 4096
@@ -58,11 +58,12 @@ class Teacher:
         """Hidden states (tokens, width) that predict the response tokens of these examples, in their order."""
         ids, mask, where = pad(examples, self.device)
         states = self.body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        return states[where[:, 0], where[:, 1]]
+        chosen: Tensor = states[where[:, 0], where[:, 1]]
+        return chosen
 
     def logits(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """fp32 logits (tokens, vocabulary), a chunk at a time."""
-        for start in range(0, len(hidden), CHUNK_TOKENS):
+        """fp32 logits (tokens, vocabulary), a chunk at a time; one empty chunk where there are no tokens."""
+        for start in range(0, max(1, len(hidden)), CHUNK_TOKENS):
             part = slice(start, min(start + CHUNK_TOKENS, len(hidden)))
             yield part, self.head(hidden[part]).float()
 
@@ -73,7 +74,7 @@ class Teacher:
         done = 0
         for batch in batches(examples):
             chosen = [examples[i] for i in batch]
-            target = torch.tensor([token for example in chosen for token in example.response], device=self.device)
+            target = torch.tensor([token for example in chosen for token in example.response], dtype=torch.long, device=self.device)
             columns = _concat(_score_chunk(logits, target[part]) for part, logits in self.logits(self.hidden(chosen)))
             ends = np.cumsum([len(example.response) for example in chosen])[:-1]
             for name, values in columns.items():
@@ -89,8 +90,8 @@ class Teacher:
         out: list[Proposal | None] = [None] * len(examples)
         for batch in batches(examples):
             chosen = [examples[i] for i in batch]
-            target = torch.tensor([token for example in chosen for token in example.response], device=self.device)
-            noise = torch.from_numpy(np.concatenate([uniforms[i] for i in batch])).to(self.device)
+            target = torch.tensor([token for example in chosen for token in example.response], dtype=torch.long, device=self.device)
+            noise = torch.from_numpy(np.concatenate([uniforms[i] for i in batch])).to(self.device, exact_type(self.device))
             columns = _concat(
                 _draw_chunk(logits, target[part], noise[part], settings, temperature) for part, logits in self.logits(self.hidden(chosen))
             )
@@ -150,7 +151,7 @@ def _draw_chunk(logits: Tensor, target: Tensor, noise: Tensor, settings: Edit, t
 
 def _concat(chunks: Iterator[dict[str, Tensor]]) -> dict[str, NDArray[np.generic]]:
     found = list(chunks)
-    return {name: torch.cat([chunk[name] for chunk in found]).cpu().numpy() for name in found[0]} if found else {}
+    return {name: torch.cat([chunk[name] for chunk in found]).cpu().numpy() for name in found[0]}
 
 
 def _gather(examples: list[Example], parts: list[dict[str, NDArray[np.generic]]]) -> TokenScores:

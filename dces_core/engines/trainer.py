@@ -7,6 +7,7 @@ import math
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from torch.nn import functional
 
 from dces_core.config import Train
@@ -55,6 +56,7 @@ def train(
     if not examples:
         return []
     torch.manual_seed(seed)
+    AcceleratorState._reset_state(reset_partial_state=True)  # it is global: a second run in this process may have another precision
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
     optimiser = accelerator.prepare(
         torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=device.type in ("cpu", "cuda"))
@@ -68,11 +70,13 @@ def train(
                 group["lr"] = settings.lr * (1 - step / len(plan))
         with accelerator.autocast():
             loss, _ = response_loss(body, head, [examples[i] for i in batch], device)
-        value = float(loss)
+        value = loss.detach().item()
         if not math.isfinite(value):
             raise RunFailed(f"the training loss is {value} at step {step + 1} of {len(plan)}; lower train.lr (now {settings.lr}).")
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm)
+        norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
+        if not math.isfinite(norm):
+            raise RunFailed(f"the gradient is {norm} at step {step + 1} of {len(plan)}; lower train.lr (now {settings.lr}).")
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         losses.append(value)

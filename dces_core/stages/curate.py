@@ -15,13 +15,16 @@ from dces_core.engines.base import Example
 from dces_core.events import Progress
 from dces_core.lab import Lab
 from dces_core.seeds import rng_for, seed_for
+from dces_core.stage import Draft, Stage
 from dces_core.stages.control import Reference
 from dces_core.stages.edit import edit_responses, with_edits
 from dces_core.stages.generate import draw_prompts, pool_examples
-from dces_core.stages.select import Selection, SelectInputs, measure_reference, select
-from dces_core.store import Draft, Stage
+from dces_core.stages.select import SelectInputs, Selection, measure_reference, select
 
-TRAINING = {"id": pl.String, "source": pl.String, "prompt": pl.List(pl.Int32), "response": pl.List(pl.Int32), "labels": pl.List(pl.Int32)}
+TOKENS = pl.List(pl.Int32)
+TRAINING: dict[str, pl.DataType | type[pl.DataType]] = {
+    "id": pl.String, "source": pl.String, "prompt": TOKENS, "response": TOKENS, "labels": TOKENS,
+}  # fmt: skip
 
 
 def write_reference(lab: Lab, pool: Stage, draft: Draft, progress: Progress) -> None:
@@ -30,14 +33,11 @@ def write_reference(lab: Lab, pool: Stage, draft: Draft, progress: Progress) -> 
     examples = [lab.example(lab.train, pair) for pair in lab.train.pairs]
     examples = [Example(example.prompt, example.response[:limit]) for example in examples]
     scores = lab.engine.score(examples, "frozen", progress)
-    counts = np.maximum(np.bincount(scores.example, minlength=len(examples)), 1)
-    logprob = np.bincount(scores.example, scores.logprob, len(examples)) / counts
-    entropy = np.bincount(scores.example, scores.entropy, len(examples)) / counts
+    logprob = _means(scores.example, scores.logprob, len(examples))
+    entropy = _means(scores.example, scores.entropy, len(examples))
     texts = [lab.engine.decode(example.response) for example in examples]
     first = pool.frame("pool")
-    reference = measure_reference(
-        lab.config, first, lab.encoder.embed(first["text"].to_list()), lab.encoder.embed(texts), logprob, entropy
-    )
+    reference = measure_reference(lab.config, first, lab.encoder.embed(first["text"].to_list()), lab.encoder.embed(texts), logprob, entropy)
     draft.json("reference", asdict(reference))
 
 
@@ -53,7 +53,7 @@ def write_selection(
         SelectInputs(
             arm, lab.config, round_, frame.drop("prompt_ids", "ids"), embeddings,
             lambda rows: mean_logprob(lab, [examples[i] for i in rows]),
-            Reference.from_json(reference.json("reference")), previous,
+            Reference.from_json(reference.json("reference") or {}), previous,
         )
     )  # fmt: skip
     progress(2, 3)
@@ -72,9 +72,13 @@ def write_selection(
 def mean_logprob(lab: Lab, examples: list[Example]) -> NDArray[np.float64]:
     """(len(examples),) mean log-probability under the frozen M_0, nats per token; NaN for an empty response."""
     scores = lab.engine.score(examples, "frozen")
-    counts = np.bincount(scores.example, minlength=len(examples))
-    total = np.bincount(scores.example, scores.logprob, len(examples))
-    return np.where(counts > 0, total / np.maximum(counts, 1), np.nan)
+    return _means(scores.example, scores.logprob, len(examples))
+
+
+def _means(example: NDArray[np.int64], values: NDArray[np.float32], examples: int) -> NDArray[np.float64]:
+    """(examples,) mean of each example's token values; NaN without tokens."""
+    counts = np.bincount(example, minlength=examples)
+    return np.where(counts > 0, np.bincount(example, values, examples) / np.maximum(counts, 1), np.nan)
 
 
 def _edit(

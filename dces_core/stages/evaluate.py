@@ -24,9 +24,9 @@ from dces_core.metrics.text import ends_in_loop, rep_4, units
 from dces_core.metrics.value import rows
 from dces_core.records import table
 from dces_core.seeds import rng_for, seed_for
+from dces_core.stage import Draft, Stage
 from dces_core.stages.control import dispersion_centroids
 from dces_core.stages.generate import as_example, mean_or_none, sample
-from dces_core.store import Draft, Stage
 
 DIVERGENCE_EXAMPLES = 24  # KL needs two models' full distributions: a fixed subset of every test set
 
@@ -166,7 +166,9 @@ def _bertscore(lab: Lab, written: Written) -> BertScore | str:
     if config.bertscore == "off":
         return "eval.bertscore is off"
     try:
-        return bertscore(written.texts, written.references, config.bertscore, config.budget_tokens, lab.engine.device.replace("fake", "cpu"))
+        return bertscore(
+            written.texts, written.references, config.bertscore, config.budget_tokens, lab.engine.device.replace("fake", "cpu")
+        )
     except UserError as error:
         lab.events.note(str(error))
         return str(error)
@@ -213,6 +215,14 @@ def _probes(lab: Lab, arm: str, round_: int) -> list[dict[str, Any]]:
         ):
             text = lab.engine.decode(generation.ids)
             out.append(
-                {"arm": arm, "round": round_, "prompt_id": pair.id, "prompt": pair.prompt, "mode": mode, "text": text, "loop": ends_in_loop(text)}
+                {
+                    "arm": arm,
+                    "round": round_,
+                    "prompt_id": pair.id,
+                    "prompt": pair.prompt,
+                    "mode": mode,
+                    "text": text,
+                    "loop": ends_in_loop(text),
+                }
             )
     return out

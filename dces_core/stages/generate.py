@@ -11,7 +11,7 @@ from dces_core.engines.base import Example, Generation, LanguageModel
 from dces_core.events import Progress
 from dces_core.lab import Lab
 from dces_core.seeds import rng_for
-from dces_core.store import Draft
+from dces_core.stage import Draft
 
 
 def draw_prompts(available: int, size: int, rng: np.random.Generator) -> NDArray[np.int64]:

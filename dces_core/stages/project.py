@@ -14,7 +14,7 @@ from dces_core.lab import Lab
 from dces_core.metrics.semantic import nearest_reference
 from dces_core.records import table
 from dces_core.seeds import seed_for
-from dces_core.store import Draft, Stage
+from dces_core.stage import Draft, Stage
 
 Floats = NDArray[np.float32]
 MARGIN = 0.05

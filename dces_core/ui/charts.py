@@ -33,10 +33,19 @@ def base(height: int, **layout: Any) -> go.Figure:
     """An empty figure with the shared margins, grid and hover."""
     figure = go.Figure()
     figure.update_layout(
-        height=height, margin={"l": 46, "r": 10, "t": 34, "b": 34}, showlegend=False, hovermode="x unified", paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)", hoverlabel={"font": {"size": 12}}, font={"size": 12}, **layout,
-    )  # fmt: skip
-    figure.update_xaxes(showgrid=False, zeroline=False, linecolor=look.faint(0.35), showline=True, ticks="outside", ticklen=3, tickcolor=look.faint(0.35))
+        height=height,
+        margin={"l": 46, "r": 10, "t": 34, "b": 34},
+        showlegend=False,
+        hovermode="x unified",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
+        hoverlabel={"font": {"size": 12}},
+        font={"size": 12},
+        **layout,
+    )
+    figure.update_xaxes(
+        showgrid=False, zeroline=False, linecolor=look.faint(0.35), showline=True, ticks="outside", ticklen=3, tickcolor=look.faint(0.35)
+    )
     figure.update_yaxes(gridcolor=look.faint(0.1), zeroline=False, nticks=5)
     return figure
 
@@ -46,22 +55,43 @@ def round_ticks(rounds: int) -> dict[str, Any]:
     return {"tick0": 0, "dtick": max(1, -(-rounds // 8)), "range": [-0.3, rounds + 0.4]}
 
 
-def trajectory(rows: pl.DataFrame, metric: str, arms: tuple[str, ...], rounds: int, marks: dict[str, int | None], log: bool = False) -> go.Figure:
+def trajectory(
+    rows: pl.DataFrame, metric: str, arms: tuple[str, ...], rounds: int, marks: dict[str, int | None], log: bool = False
+) -> go.Figure:
     """One metric over the rounds, one line per arm. `rows`: METRICS of this metric; `marks`: ringed rounds per arm."""
     subtitle = {"text": said_of(metric), "font": {"size": 11, "color": look.faint(0.66)}}
-    figure = base(246, title={"text": title_of(metric), "font": {"size": 13}, "subtitle": subtitle, "x": 0, "xref": "container", "y": 0.96, "yanchor": "top"})
+    figure = base(
+        246,
+        title={
+            "text": title_of(metric),
+            "font": {"size": 13},
+            "subtitle": subtitle,
+            "x": 0,
+            "xref": "container",
+            "y": 0.96,
+            "yanchor": "top",
+        },
+    )
     figure.update_layout(margin={"t": 62})
     for arm in arms:
         own = rows.filter(pl.col("arm") == arm).sort("round")
         style = look.look(arm)
         figure.add_scatter(
-            x=own["round"].to_list(), y=own["value"].to_list(), name=arm, mode="lines+markers", connectgaps=False, hovertemplate="%{y:.4g}",
-            line={"color": style.colour, "dash": style.dash, "width": 2}, marker={"symbol": style.marker, "size": 6, "color": style.colour},
-        )  # fmt: skip
+            x=own["round"].to_list(),
+            y=own["value"].to_list(),
+            name=arm,
+            mode="lines+markers",
+            connectgaps=False,
+            hovertemplate="%{y:.4g}",
+            line={"color": style.colour, "dash": style.dash, "width": 2},
+            marker={"symbol": style.marker, "size": 6, "color": style.colour},
+        )
         ring(figure, own, arm, marks.get(arm))
     figure.update_xaxes(**round_ticks(rounds))
     why_empty(figure, rows)
     values = rows["value"].drop_nulls()
+    if values.len() and float(values.min()) >= 0:  # type: ignore[arg-type]
+        figure.update_yaxes(rangemode="nonnegative")
     if log and values.len() and float(values.min()) > 0:  # type: ignore[arg-type]
         figure.update_yaxes(type="log", dtick="D2")
     return figure
@@ -82,28 +112,49 @@ def ring(figure: go.Figure, own: pl.DataFrame, arm: str, round_: int | None) -> 
     hit = own.filter(pl.col("round") == round_) if round_ is not None else own.head(0)
     if hit.height:
         marker = {"symbol": "circle-open", "size": 16, "color": look.look(arm).colour, "line": {"width": 1.6}}
-        figure.add_scatter(x=hit["round"].to_list(), y=hit["value"].to_list(), mode="markers", marker=marker, hoverinfo="skip", cliponaxis=False)
+        figure.add_scatter(
+            x=hit["round"].to_list(), y=hit["value"].to_list(), mode="markers", marker=marker, hoverinfo="skip", cliponaxis=False
+        )
 
 
 def reliability(tables: dict[str, pl.DataFrame], test_set: str) -> go.Figure:
     """Reliability diagram, one line per arm over the diagonal; below it, how many tokens stand behind each bin."""
-    figure = base(420, title={"text": f"Reliability on {test_set}", "font": {"size": 13}, "x": 0, "xref": "container"}, bargap=0.15, barmode="group")
+    figure = base(
+        420, title={"text": f"Reliability on {test_set}", "font": {"size": 13}, "x": 0, "xref": "container"}, bargap=0.15, barmode="group"
+    )
     figure.update_layout(hovermode="closest")
-    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line={"color": look.faint(0.4), "dash": "dot", "width": 1}, hoverinfo="skip", name="calibrated")
+    figure.add_scatter(
+        x=[0, 1], y=[0, 1], mode="lines", line={"color": look.faint(0.4), "dash": "dot", "width": 1}, hoverinfo="skip", name="calibrated"
+    )
+    hover = "<br>confidence %{x:.3f}<br>accuracy %{y:.3f}<br>%{customdata} tokens<extra></extra>"
     for arm, table in tables.items():
         own = table.filter((pl.col("test_set") == test_set) & (pl.col("n") > 0)).sort("bin")
         style = look.look(arm)
         n = own["n"].to_numpy()
         x, y = own["confidence_sum"].to_numpy() / n, own["correct_sum"].to_numpy() / n
         figure.add_scatter(
-            x=x, y=y, name=arm, mode="lines+markers", customdata=n, hovertemplate=f"{arm}<br>confidence %{{x:.3f}}<br>accuracy %{{y:.3f}}<br>%{{customdata}} tokens<extra></extra>",
-            line={"color": style.colour, "dash": style.dash, "width": 2}, marker={"symbol": style.marker, "size": 6},
-        )  # fmt: skip
-        figure.add_bar(x=(own["bin"].to_numpy() + 0.5) / 15, y=n / max(1, n.sum()), name=arm, yaxis="y2", marker={"color": style.colour, "opacity": 0.55}, hoverinfo="skip")
+            x=x,
+            y=y,
+            name=arm,
+            mode="lines+markers",
+            customdata=n,
+            hovertemplate=arm + hover,
+            line={"color": style.colour, "dash": style.dash, "width": 2},
+            marker={"symbol": style.marker, "size": 6},
+        )
+        figure.add_bar(
+            x=(own["bin"].to_numpy() + 0.5) / 15,
+            y=n / max(1, n.sum()),
+            name=arm,
+            yaxis="y2",
+            marker={"color": style.colour, "opacity": 0.55},
+            hoverinfo="skip",
+        )
     figure.update_layout(
-        yaxis={"domain": [0.27, 1], "range": [0, 1], "title": {"text": "accuracy"}}, xaxis={"range": [0, 1], "title": {"text": "confidence"}, "anchor": "y2"},
+        yaxis={"domain": [0.27, 1], "range": [0, 1], "title": {"text": "accuracy"}},
+        xaxis={"range": [0, 1], "title": {"text": "confidence"}, "anchor": "y2"},
         yaxis2={"domain": [0, 0.2], "title": {"text": "tokens"}, "tickformat": ".0%", "nticks": 3, "gridcolor": look.faint(0.1)},
-    )  # fmt: skip
+    )
     return figure
 
 
@@ -121,12 +172,16 @@ def symbols(frame: pl.DataFrame) -> list[str]:
     """Center filled, edge outlined, rejected a cross, edited a diamond."""
     edited = pl.col("changed").fill_null(0) > 0
     symbol = (
-        pl.when(pl.col("fate") == "rejected").then(pl.lit("x-thin-open"))
-        .when(edited & (pl.col("role") == "edge")).then(pl.lit("diamond-open"))
-        .when(edited).then(pl.lit("diamond"))
-        .when(pl.col("role") == "edge").then(pl.lit("circle-open"))
+        pl.when(pl.col("fate") == "rejected")
+        .then(pl.lit("x-thin-open"))
+        .when(edited & (pl.col("role") == "edge"))
+        .then(pl.lit("diamond-open"))
+        .when(edited)
+        .then(pl.lit("diamond"))
+        .when(pl.col("role") == "edge")
+        .then(pl.lit("circle-open"))
         .otherwise(pl.lit("circle"))
-    )  # fmt: skip
+    )
     return frame.select(symbol.alias("symbol"))["symbol"].to_list()
 
 
@@ -135,22 +190,50 @@ def scatter_map(points: pl.DataFrame, ground: pl.DataFrame, facts: dict[str, Any
     figure = base(520)
     figure.update_layout(hovermode="closest", dragmode="lasso", margin={"l": 4, "r": 4, "t": 6, "b": 4}, uirevision="map")
     ground_marker = {"size": 5, "color": look.faint(0.17), "line": {"width": 0}}
-    figure.add_scattergl(x=ground["x"].to_numpy(), y=ground["y"].to_numpy(), mode="markers", marker=ground_marker, hoverinfo="skip", name="real")
+    figure.add_scattergl(
+        x=ground["x"].to_numpy(), y=ground["y"].to_numpy(), mode="markers", marker=ground_marker, hoverinfo="skip", name="real"
+    )
     tints = {cluster: look.hue(cluster) for cluster in points["cluster"].unique().to_list()}
     colours = [tints[cluster] for cluster in points["cluster"].to_list()]
     marker = {
-        "size": np.where((points["changed"].fill_null(0) > 0).to_numpy(), 8.5, 7.0), "symbol": symbols(points), "color": colours, "line": {"width": 1.5, "color": colours},
+        "size": np.where((points["changed"].fill_null(0) > 0).to_numpy(), 8.5, 7.0),
+        "symbol": symbols(points),
+        "color": colours,
+        "line": {"width": 1.5, "color": colours},
         "opacity": np.where((points["fate"] == "over quota").to_numpy(), 0.42, 0.95),
-    }  # fmt: skip
+    }
     figure.add_scattergl(
-        x=points["x"].to_numpy(), y=points["y"].to_numpy(), mode="markers", marker=marker, customdata=points["row"].to_numpy(),
-        hovertemplate="sample %{customdata}<extra></extra>", name="samples", selected={"marker": {"opacity": 1}}, unselected={"marker": {"opacity": 0.12}},
-    )  # fmt: skip
+        x=points["x"].to_numpy(),
+        y=points["y"].to_numpy(),
+        mode="markers",
+        marker=marker,
+        customdata=points["row"].to_numpy(),
+        hovertemplate="sample %{customdata}<extra></extra>",
+        name="samples",
+        selected={"marker": {"opacity": 1}},
+        unselected={"marker": {"opacity": 0.12}},
+    )
     hidden = {"visible": True, "showticklabels": False, "showgrid": False, "ticks": "", "showline": False}
     figure.update_layout(plot_bgcolor=look.faint(0.03))
-    figure.update_xaxes(range=facts.get("x"), constrain="domain", **hidden)
-    figure.update_yaxes(range=facts.get("y"), scaleanchor="x", scaleratio=1, constrain="domain", **hidden)
+    figure.update_xaxes(range=padded(facts.get("x")), constrain="domain", **hidden)
+    figure.update_yaxes(range=padded(facts.get("y")), scaleanchor="x", scaleratio=1, constrain="domain", **hidden)
     return figure
+
+
+def padded(bounds: list[float] | None) -> list[float] | None:
+    """The frame's range with a margin: later rounds may lie a little outside what it was fitted on."""
+    if not bounds:
+        return None
+    margin = 0.08 * (bounds[1] - bounds[0])
+    return [bounds[0] - margin, bounds[1] + margin]
+
+
+def outside(points: pl.DataFrame, facts: dict[str, Any]) -> int:
+    """Points that lie beyond the drawn frame."""
+    x, y = padded(facts.get("x")), padded(facts.get("y"))
+    if not x or not y:
+        return 0
+    return points.height - points.filter(pl.col("x").is_between(x[0], x[1]) & pl.col("y").is_between(y[0], y[1])).height
 
 
 def live_lines(rows: pl.DataFrame, metric: str, arms: tuple[str, ...], rounds: int) -> dict[str, Any]:
@@ -161,12 +244,37 @@ def live_lines(rows: pl.DataFrame, metric: str, arms: tuple[str, ...], rounds: i
         style, own = look.look(arm), rows.filter(pl.col("arm") == arm).sort("round")
         line = {"color": style.colour, "width": 2, "type": {"solid": "solid", "dot": "dotted"}.get(style.dash, "dashed")}
         data = [[r, v] for r, v in zip(own["round"], own["value"], strict=True)]
-        series.append({"name": arm, "type": "line", "data": data, "symbol": symbol.get(style.marker, "circle"), "symbolSize": 8, "lineStyle": line, "itemStyle": {"color": style.colour}})
+        series.append(
+            {
+                "name": arm,
+                "type": "line",
+                "data": data,
+                "symbol": symbol.get(style.marker, "circle"),
+                "symbolSize": 8,
+                "lineStyle": line,
+                "itemStyle": {"color": style.colour},
+            }
+        )
     ink, pale = look.faint(0.75), look.faint(0.12)
     return {
         "title": {"text": title_of(metric), "left": 0, "top": 6, "textStyle": {"fontSize": 13, "fontWeight": 600, "color": ink}},
-        "grid": {"left": 6, "right": 16, "top": 40, "bottom": 8, "containLabel": True}, "tooltip": {"trigger": "axis", "valueFormatter": "%.4g"}, "animationDuration": 300,
-        "xAxis": {"type": "value", "min": 0, "max": rounds, "interval": max(1, -(-rounds // 8)), "splitLine": {"show": False}, "axisLabel": {"color": ink}},
-        "yAxis": {"type": "value", "scale": True, "splitNumber": 3, "splitLine": {"lineStyle": {"color": pale}}, "axisLabel": {"color": ink}},
+        "grid": {"left": 6, "right": 16, "top": 40, "bottom": 8, "containLabel": True},
+        "tooltip": {"trigger": "axis", "valueFormatter": "%.4g"},
+        "animationDuration": 300,
+        "xAxis": {
+            "type": "value",
+            "min": 0,
+            "max": rounds,
+            "interval": max(1, -(-rounds // 8)),
+            "splitLine": {"show": False},
+            "axisLabel": {"color": ink},
+        },
+        "yAxis": {
+            "type": "value",
+            "scale": True,
+            "splitNumber": 3,
+            "splitLine": {"lineStyle": {"color": pale}},
+            "axisLabel": {"color": ink},
+        },
         "series": series,
-    }  # fmt: skip
+    }

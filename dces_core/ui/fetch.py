@@ -18,7 +18,7 @@ def offer_model() -> None:
 def _progress(was_live: bool) -> None:
     facts = models.pull_progress()
     running = bool(facts.get("running"))
-    if was_live and not running or models.pulled():
+    if (was_live and not running) or models.pulled():
         st.rerun(scope="app")
     if running:
         st.progress(float(facts["share"]), text=f"{models.DEFAULT}: {facts['text']}")

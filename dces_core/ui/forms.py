@@ -99,10 +99,11 @@ def number(kind: type, info: FieldInfo, value: float, shared: dict[str, Any]) ->
     """A bounded number; its step is about a tenth of its value."""
     low, high = bounds(info)
     if kind is int:
-        return st.number_input(value=int(value), min_value=None if low is None else int(low), max_value=None if high is None else int(high), step=1, **shared)
-    low, high = None if low is None else float(low), None if high is None else float(high)
+        whole = [None if bound is None else int(bound) for bound in (low, high)]
+        return int(st.number_input(value=int(value), min_value=whole[0], max_value=whole[1], step=1, **shared))
+    low, high = (None if bound is None else float(bound) for bound in (low, high))
     step = 10.0 ** math.floor(math.log10(abs(value) or 0.1)) / (1 if value < 0.01 else 2)
-    return st.number_input(value=float(value), min_value=low, max_value=high, step=min(step, 0.1), format=DECIMALS, **shared)
+    return float(st.number_input(value=float(value), min_value=low, max_value=high, step=min(step, 0.1), format=DECIMALS, **shared))
 
 
 def lines_to_dict(text: str, name: str) -> dict[str, str]:

@@ -13,6 +13,9 @@ from typing import Any
 
 import streamlit as st
 
+ICON = str(Path(__file__).with_name("icon.svg"))
+CSS = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+
 
 @dataclass(frozen=True)
 class Look:
@@ -86,6 +89,12 @@ def chips(arms: tuple[str, ...], note: str = "") -> str:
     return f'<div class="chips">{"".join(chip(arm) for arm in arms)}<span class="quiet">{escape(note)}</span></div>'
 
 
+def table(head: str, rows: list[str]) -> str:
+    """A table of numbers: `head` holds <th> cells, each of `rows` is a <tr>."""
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return f'<div class="scroll"><table class="facts">{body}</table></div>'
+
+
 def hue(index: int | None) -> str:
     """A restrained colour of a cluster: neighbours differ, none shouts."""
     if index is None or index < 0:
@@ -105,63 +114,3 @@ def style() -> None:
     """The few rules that Streamlit's theme has no option for."""
     bad, good = ("#F59A66", "#5BD3AE") if is_dark() else ("#B34700", "#00704F")
     st.html(f"<style>:root {{--bad: {bad}; --good: {good};}}{CSS}</style>")
-
-
-ICON = str(Path(__file__).with_name("icon.svg"))
-CSS = """
-.stMainBlockContainer {max-width: 1560px; padding-left: 3rem; padding-right: 3rem;}
-@media (max-width: 900px) {.stMainBlockContainer {padding-left: 1.2rem; padding-right: 1.2rem;}}
-h1, h2, h3 {letter-spacing: -0.01em;}
-.quiet {opacity: .66; font-size: .86rem;}
-.lead {font-size: 1.04rem; line-height: 1.6; max-width: 46rem; margin: 0;}
-.lead p {margin: 0 0 .55rem 0;}
-.section {font-size: .78rem; letter-spacing: .05em; text-transform: uppercase; opacity: .68; font-weight: 600; margin: .35rem 0 0 0;}
-.chips {font-size: .92rem; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; align-items: center; min-height: 1.6rem;}
-.chip {display: inline-flex; gap: .4rem; align-items: center; font-size: .9rem; white-space: nowrap;}
-.chip b {font-weight: 600;}
-.named {display: flex; gap: .6rem; align-items: baseline; margin-bottom: .25rem;}
-.num {font-variant-numeric: tabular-nums;}
-.said {white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.5; font-size: .94rem; tab-size: 4; overflow: hidden; max-height: 24rem; overflow-y: auto;}
-.said .loop {background: rgba(213,94,0,.20); box-shadow: inset 0 -2px 0 rgba(213,94,0,.85);}
-.said .rep {background: rgba(230,159,0,.17); box-shadow: inset 0 -1px 0 rgba(230,159,0,.8);}
-.said .ctl {font-family: "Source Code Pro", monospace; font-size: .78em; opacity: .85; border: 1px solid currentColor; border-radius: 3px; padding: 0 .2em;}
-.said .none {opacity: .6; font-style: italic;}
-.said del {background: rgba(213,94,0,.16); text-decoration: line-through; text-decoration-thickness: 1px;}
-.said ins {background: rgba(0,114,178,.18); text-decoration: underline; text-decoration-thickness: 1px; text-underline-offset: 3px;}
-.badge {display: inline-block; font-size: .76rem; font-weight: 600; padding: .06rem .5rem; border-radius: 1rem; border: 1px solid currentColor; white-space: nowrap;}
-.badge.bad {color: var(--bad); background: rgba(213,94,0,.10);}
-.badge.good {color: var(--good); background: rgba(0,158,115,.10);}
-.badge.idle {opacity: .75;}
-.pairs {display: grid; border-top: 1px solid rgba(128,128,128,.35);}
-.pairs > div {padding: .6rem .9rem .6rem 0; border-bottom: 1px solid rgba(128,128,128,.22); min-width: 0;}
-.pairs > .head {padding: .45rem .9rem .45rem 0;}
-.pairs > .round {font-variant-numeric: tabular-nums; font-weight: 600; opacity: .72; padding-right: .5rem;}
-.facts {border-collapse: collapse; font-size: .88rem; font-variant-numeric: tabular-nums;}
-.facts td, .facts th {padding: .18rem .9rem .18rem 0; text-align: right; border: none; border-bottom: 1px solid rgba(128,128,128,.2); font-weight: 400; white-space: nowrap;}
-.facts td:first-child, .facts th:first-child, .facts td:has(.chip) {text-align: left;}
-.key {vertical-align: middle; flex: none;}
-.flow {position: relative; min-width: 700px; container-type: inline-size; margin: .3rem 0 .6rem 0;}
-.flow img {width: 100%; display: block;}
-.flow span {position: absolute; transform: translate(-50%, -50%); text-align: center; line-height: 1.25; white-space: nowrap; font-size: clamp(10px, 1.22cqw, 16px);}
-.flow span b {font-weight: 600; font-size: 1.25em; display: block;}
-.flow span i {font-style: normal; opacity: .68;}
-.facts thead th {color: color-mix(in srgb, currentColor 66%, transparent);}
-.facts tbody tr:last-child td {border-bottom: none;}
-.facts .worse {color: var(--bad); font-weight: 600;}
-.facts .now {background: rgba(128,128,128,.14);}
-.scroll {overflow-x: auto;}
-.empty {border: 1px dashed rgba(128,128,128,.5); border-radius: .5rem; padding: 2.2rem 1.6rem; text-align: center; margin: .4rem 0;}
-.empty b {display: block; font-size: 1.1rem; margin-bottom: .3rem;}
-.problem {border-left: 4px solid #D55E00; background: rgba(213,94,0,.09); padding: .7rem 1rem; border-radius: .25rem; overflow-wrap: anywhere; margin: .2rem 0;}
-.life {display: grid; grid-template-columns: 9rem 1fr; gap: .3rem 1rem; font-size: .92rem;}
-.life dt {opacity: .66;}
-.life dd {margin: 0; min-width: 0;}
-.stages {display: grid; gap: .3rem .35rem; align-items: center; font-size: .84rem;}
-.stages .bar {display: flex; gap: 2px; height: 15px;}
-.stages .bar i {flex: 1; border-radius: 2px; border: 1px solid rgba(128,128,128,.45); background: transparent; overflow: hidden;}
-.stages .bar i.on {border-color: transparent; background: var(--c);}
-.stages .bar i.doing {border-color: var(--c); background: linear-gradient(90deg, var(--c) var(--p), transparent var(--p)); animation: breathe 1.8s ease-in-out infinite;}
-@keyframes breathe {50% {opacity: .55;}}
-@media (prefers-reduced-motion: reduce) {.stages .bar i.doing {animation: none;}}
-@media (max-width: 900px) {.life {grid-template-columns: 1fr; gap: 0 0;} .life dd {margin-bottom: .5rem;}}
-"""

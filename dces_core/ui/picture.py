@@ -30,7 +30,8 @@ def flow() -> str:
         wire("M588 160C612 150 612 122 638 122", dces), wire("M588 184C612 194 612 228 638 228", dces),
         wire("M762 122C792 122 786 160 814 164", dces), wire("M762 228C792 228 786 184 814 180", dces), wire("M924 172H960", ink),
         wire("M258 204V282Q258 294 270 294H988Q1000 294 1000 282V206", plain),
-        wire("M534 140V46Q534 34 546 34H620", dces, "5 4"), wire("M780 34H858Q870 34 870 46V138", dces, "5 4"), wire("M701 56V90", dces, "5 4"),
+        wire("M534 140V46Q534 34 546 34H620", dces, "5 4"), wire("M780 34H858Q870 34 870 46V138", dces, "5 4"),
+        wire("M701 56V90", dces, "5 4"),
         wire("M1032 204V330Q1032 342 1020 342H108Q96 342 96 330V206", ink),
     ]  # fmt: skip
     words = [note(580, 74, "dispersion"), note(742, 74, "temperature"), note(912, 74, "edge share"), note(548, 330, "next round")]
@@ -69,7 +70,9 @@ def wire(path: str, colour: str, dash: str = "") -> str:
     name = "h" + "".join(character for character in path if character.isalnum())
     head = f'<path d="M0 0.6 7.4 4 0 7.4z" fill="{colour}"/>'
     marker = f'<marker id="{name}" viewBox="0 0 8 8" refX="6.5" refY="4" markerWidth="7" markerHeight="7" orient="auto">{head}</marker>'
-    return f'{marker}<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6" stroke-dasharray="{dash}" marker-end="url(#{name})"/>'
+    return (
+        f'{marker}<path d="{path}" fill="none" stroke="{colour}" stroke-width="1.6" stroke-dasharray="{dash}" marker-end="url(#{name})"/>'
+    )
 
 
 def note(x: int, y: int, words: str, colour: str = "") -> str:

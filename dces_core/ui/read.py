@@ -10,7 +10,8 @@ import streamlit as st
 
 from dces_core import launch
 from dces_core.records import METRICS, table
-from dces_core.store import Run, Stage
+from dces_core.stage import Stage
+from dces_core.store import Run
 from dces_core.ui.text import plain_cell
 
 
@@ -83,6 +84,18 @@ def facts(run: Run, arm: str, round_: int) -> dict[str, Any]:
     """Dispersion, hull area and so on of one round's map."""
     value = run.stage(round_, arm, "map").json("facts")
     return value if isinstance(value, dict) else {}
+
+
+def controller(run: Run, arm: str, round_: int) -> dict[str, Any]:
+    """The feedback loop's state, flat: what `flow` counts stands beside it, counts by reason are summed and spelt out."""
+    state = run.controller(arm, round_)
+    flat = {key: value for key, value in state.items() if not isinstance(value, dict) and key not in ("clusters", "quotas", "arm", "round")}
+    for key, value in (state.get("flow") or {}).items():
+        flat[key] = value
+        if isinstance(value, dict):
+            flat[key] = sum(value.values())
+            flat[f"{key} because"] = ", ".join(f"{reason}: {count}" for reason, count in value.items()) or None
+    return flat
 
 
 def live(run: Run) -> bool:

@@ -6,8 +6,10 @@ the person picks goes into the address bar and is remembered across pages, so ev
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from pathlib import Path
+from typing import Any, TypeVar
 
 import streamlit as st
 
@@ -18,6 +20,7 @@ from dces_core.ui import look, read
 from dces_core.ui.text import escaped
 
 T = TypeVar("T")
+APP = Path(__file__).resolve().parents[2] / "app.py"
 HAND_EYE = "What sports require good hand-eye coordination?"
 
 
@@ -176,10 +179,10 @@ def pick_round(run: Run, rounds: list[int], name: str) -> int:
     """The round scrubber: slider, arrow keys, and a word when a newer round is ready. Follows the latest until touched."""
     key = linked("round", rounds, rounds[-1], clamp(rounds))
     at = rounds.index(st.session_state[key])
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="small", key="scrubber"):
+    with st.container(horizontal=True, wrap=False, vertical_alignment="bottom", gap="small", width=560, key="scrubber"):
         _arrow("Previous round", "left", rounds, at - 1)
         if len(rounds) > 1:
-            st.select_slider("Round", rounds, key=key, on_change=changed, args=("round",), width=420)
+            st.select_slider("Round", rounds, key=key, on_change=changed, args=("round",), width="stretch")
         else:
             look.show(f'<p class="num">Round <b>{rounds[0]}</b>, the only one so far</p>')
         _arrow("Next round", "right", rounds, at + 1)
@@ -191,7 +194,8 @@ def _arrow(label: str, side: str, rounds: list[int], index: int) -> None:
     """One step of the scrubber, by mouse or arrow key."""
     icon = f":material/chevron_{side}:"
     off = not 0 <= index < len(rounds)
-    st.button("", icon=icon, key=f"round-{side}", help=label, shortcut=side.title(), disabled=off, on_click=_step, args=(rounds, index), type="tertiary")
+    bare: Any = {"type": "tertiary", "help": label, "shortcut": side.title(), "key": f"round-{side}"}
+    st.button("", icon=icon, disabled=off, on_click=_step, args=(rounds, index), **bare)
 
 
 def _step(rounds: list[int], index: int) -> None:
@@ -249,23 +253,19 @@ def _pair_changed() -> None:
     put("vs", f"{st.session_state['pair-left']},{st.session_state['pair-right']}")
 
 
-def run_page(draw: Callable[[], None], url_path: str) -> None:
+def run_page(draw: Callable[[], None]) -> None:
     """Draw a page inside app.py; a UserError becomes a sentence.
 
     Until `st.navigation` was called once in a server, Streamlit takes pages/ for its old page directory and runs a file of
-    it without app.py: so the first visitor of a deep link is sent through app.py here.
+    it without app.py: then the first visitor of a deep link goes through app.py here.
     """
-    if "app" not in st.session_state:
-        st.navigation([st.Page(_nothing, title="DCES Lab", default=True), st.Page(draw, title="DCES Lab", url_path=url_path)], position="hidden")
-        st.rerun()
+    if not st.session_state.pop("inside app", False):
+        runpy.run_path(str(APP))
+        st.stop()
     try:
         draw()
     except UserError as error:
         problem(str(error))
-
-
-def _nothing() -> None:
-    """The default page of the detour in `run_page`."""
 
 
 def heading(title: str, run: Run | None = None, note: str = "") -> None:

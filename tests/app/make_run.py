@@ -16,7 +16,8 @@ import polars as pl
 
 from dces_core import processes, store
 from dces_core.config import RunConfig, parse
-from dces_core.store import SHARED, Draft, Run
+from dces_core.stage import Draft
+from dces_core.store import SHARED, Run
 
 HAND_EYE = "What sports require good hand-eye coordination?"
 HOSTILE = (
@@ -45,18 +46,43 @@ SENTENCES = (
 STEEPNESS = {"plain": 1.0, "random": 0.95, "dces": 0.3, "dces-targets": 0.12, "dces-no-edit": 0.7, "dces-static": 0.5, "frozen": 0.0}
 #: metric -> (value at round 0, change per round of an arm of steepness 1)
 REAL = {
-    "loss": (1.76, 0.11), "ppl": (5.81, 1.1), "accuracy": (0.62, -0.02), "gain_kept": (1.0, -0.2), "kl_from_start": (0.0, 0.16),
-    "ece": (0.028, 0.035), "ece_signed": (0.012, 0.04), "entropy_real": (1.9, -0.22), "tail_nll_head": (0.9, 0.03),
-    "tail_nll_middle": (2.4, 0.1), "tail_nll_tail": (5.6, 0.5), "topk_mass_1": (0.55, 0.05), "topk_mass_10": (0.86, 0.02),
-    "topk_mass_100": (0.96, 0.006), "effective_vocabulary": (6.7, -0.9),
-}  # fmt: skip
+    "loss": (1.76, 0.11),
+    "ppl": (5.81, 1.1),
+    "accuracy": (0.62, -0.02),
+    "gain_kept": (1.0, -0.2),
+    "kl_from_start": (0.0, 0.16),
+    "ece": (0.028, 0.035),
+    "ece_signed": (0.012, 0.04),
+    "entropy_real": (1.9, -0.22),
+    "tail_nll_head": (0.9, 0.03),
+    "tail_nll_middle": (2.4, 0.1),
+    "tail_nll_tail": (5.6, 0.5),
+    "topk_mass_1": (0.55, 0.05),
+    "topk_mass_10": (0.86, 0.02),
+    "topk_mass_100": (0.96, 0.006),
+    "effective_vocabulary": (6.7, -0.9),
+}
 GENERATED = {
-    "entropy_generated": (1.4, -0.2), "entropy_unigram": (6.3, -0.2), "self_ppl": (3.9, -0.4), "ref_ppl": (3.9, -0.3),
-    "distinct_1": (0.41, -0.03), "distinct_2": (0.73, -0.045), "distinct_3": (0.86, -0.04), "rep_4": (0.03, 0.05),
-    "loop_rate": (0.01, 0.06), "self_bleu": (0.11, 0.04), "compression_ratio": (2.6, 0.25), "vendi": (21.0, -2.4),
-    "bertscore_p": (0.61, -0.015), "bertscore_r": (0.6, -0.012), "bertscore_f1": (0.605, -0.014), "tail_coverage": (0.34, -0.03),
-    "dispersion": (0.927, -0.006), "length": (38.5, 0.6), "ended_rate": (0.78, -0.05),
-}  # fmt: skip
+    "entropy_generated": (1.4, -0.2),
+    "entropy_unigram": (6.3, -0.2),
+    "self_ppl": (3.9, -0.4),
+    "ref_ppl": (3.9, -0.3),
+    "distinct_1": (0.41, -0.03),
+    "distinct_2": (0.73, -0.045),
+    "distinct_3": (0.86, -0.04),
+    "rep_4": (0.03, 0.05),
+    "loop_rate": (0.01, 0.06),
+    "self_bleu": (0.11, 0.04),
+    "compression_ratio": (2.6, 0.25),
+    "vendi": (21.0, -2.4),
+    "bertscore_p": (0.61, -0.015),
+    "bertscore_r": (0.6, -0.012),
+    "bertscore_f1": (0.605, -0.014),
+    "tail_coverage": (0.34, -0.03),
+    "dispersion": (0.927, -0.006),
+    "length": (38.5, 0.6),
+    "ended_rate": (0.78, -0.05),
+}
 
 
 def config_for(arms: tuple[str, ...] = ("plain", "dces", "dces-targets"), rounds: int = 3, **changes: Any) -> RunConfig:
@@ -68,9 +94,13 @@ def make_run(root: Path, name: str = "synthetic-1", upto: dict[str, int] | None 
     """Write a run below `root`. `upto`: last finished round per arm (all rounds by default); -1: not even round 0."""
     settings = config_for(**config)
     manifest = {
-        "recipe": "standard", "device": "cpu", "cpu": "test machine", "versions": {"dces": "0.1.0"},
-        "command": "dces run standard", "model": {"id": settings.model},
-    }  # fmt: skip
+        "recipe": "standard",
+        "device": "cpu",
+        "cpu": "test machine",
+        "versions": {"dces": "0.1.0"},
+        "command": "dces run standard",
+        "model": {"id": settings.model},
+    }
     run = store.create(settings, manifest, root / name)
     last = {arm: settings.rounds for arm in settings.arms} | (upto or {})
     rng = np.random.default_rng(7)
@@ -101,10 +131,22 @@ def event(run: Run, body: dict[str, object]) -> None:
 def status_of(state: str, config: RunConfig, round_: int) -> dict[str, object]:
     """status.json of a run in this state."""
     body: dict[str, object] = {
-        "state": state, "round": max(0, round_), "arm": config.arms[0], "stage": "train", "done": 7, "total": 20,
-        "heartbeat": time.time(), "stage_started": time.time() - 20, "eta_s": 251.0, "device": "cpu", "rss_bytes": 1_650_000_000,
-        "pid": None, "pid_started": None, "waiting_for": None, "error": None,
-    }  # fmt: skip
+        "state": state,
+        "round": max(0, round_),
+        "arm": config.arms[0],
+        "stage": "train",
+        "done": 7,
+        "total": 20,
+        "heartbeat": time.time(),
+        "stage_started": time.time() - 20,
+        "eta_s": 251.0,
+        "device": "cpu",
+        "rss_bytes": 1_650_000_000,
+        "pid": None,
+        "pid_started": None,
+        "waiting_for": None,
+        "error": None,
+    }
     if state == "failed":
         body["error"] = "training loss became NaN in round 2 of arm plain; lower train.lr, then resume."
     if state == "lost":
@@ -123,7 +165,10 @@ def evaluation(draft: Draft, config: RunConfig, arm: str, round_: int, rng: np.r
     """Everything that stage `evaluate` leaves."""
     rows: list[dict[str, object]] = []
     for test_set in config.data.tests:
-        rows += [metric_row(arm, round_, test_set, name, start * (8 if name == "ppl" and test_set == "passages" else 1), step) for name, (start, step) in REAL.items()]
+        rows += [
+            metric_row(arm, round_, test_set, name, start * (8 if name == "ppl" and test_set == "passages" else 1), step)
+            for name, (start, step) in REAL.items()
+        ]
     rows += [metric_row(arm, round_, "", name, start, step) for name, (start, step) in GENERATED.items()]
     rows.append({**metric_row(arm, round_, "", "distinct_1_mean", 0, 0), "value": None, "n": 0, "reason": "every continuation is empty"})
     draft.table("metrics", rows)
@@ -135,7 +180,15 @@ def evaluation(draft: Draft, config: RunConfig, arm: str, round_: int, rng: np.r
 def metric_row(arm: str, round_: int, test_set: str, metric: str, start: float, step: float) -> dict[str, object]:
     """One METRICS row on a smooth path."""
     value = start + pathway(step, arm) * round_ * (1 + 0.04 * math.sin(round_ * 2.1 + len(metric)))
-    return {"arm": arm, "seed": 0, "round": round_, "test_set": test_set, "metric": metric, "value": max(value, 0.0) if start else value, "n": 4200}
+    return {
+        "arm": arm,
+        "seed": 0,
+        "round": round_,
+        "test_set": test_set,
+        "metric": metric,
+        "value": max(value, 0.0) if start else value,
+        "n": 4200,
+    }
 
 
 def reliability(config: RunConfig, arm: str, round_: int) -> list[dict[str, object]]:
@@ -160,7 +213,15 @@ def probes(arm: str, round_: int) -> list[dict[str, object]]:
     texts = {"probe-01": (HAND_EYE, "1.1.1.1.1.1.1.1.1.1.1.1.1." if collapsed(arm, round_) else SENTENCES[0])}
     texts |= {f"probe-{i + 2:02d}": (f"Hostile prompt {i} <b>&amp;</b> *x*", text) for i, text in enumerate(HOSTILE)}
     return [
-        {"arm": arm, "round": round_, "prompt_id": key, "prompt": prompt, "mode": mode, "text": text, "loop": "1.1.1" in text or "1. 1. 1" in text}
+        {
+            "arm": arm,
+            "round": round_,
+            "prompt_id": key,
+            "prompt": prompt,
+            "mode": mode,
+            "text": text,
+            "loop": "1.1.1" in text or "1. 1. 1" in text,
+        }
         for key, (prompt, text) in texts.items()
         for mode in ("greedy", "sampled")
     ]
@@ -172,11 +233,21 @@ def generations(arm: str, round_: int, rng: np.random.Generator) -> list[dict[st
     for i in range(40):
         looping = rng.random() < pathway(0.1, arm) * round_
         text = HOSTILE[i % 2] if looping else (HOSTILE[i - 28] if 28 <= i < 28 + len(HOSTILE) else SENTENCES[i % len(SENTENCES)])
-        rows.append({
-            "prompt_id": f"test-{i:03d}", "topic": ("sports", "cooking", "poetry")[i % 3], "prompt": f"Question {i}: {HAND_EYE}", "reference": SENTENCES[i % 8],
-            "text": text, "tokens": len(text) // 4, "ended": not looping, "logprob": -1.2 + 0.1 * round_, "loop": looping, "rep_4": 0.9 if looping else 0.02,
-            "bertscore_f1": None if not text else 0.6 - 0.3 * looping,
-        })  # fmt: skip
+        rows.append(
+            {
+                "prompt_id": f"test-{i:03d}",
+                "topic": ("sports", "cooking", "poetry")[i % 3],
+                "prompt": f"Question {i}: {HAND_EYE}",
+                "reference": SENTENCES[i % 8],
+                "text": text,
+                "tokens": len(text) // 4,
+                "ended": not looping,
+                "logprob": -1.2 + 0.1 * round_,
+                "loop": looping,
+                "rep_4": 0.9 if looping else 0.02,
+                "bertscore_f1": None if not text else 0.6 - 0.3 * looping,
+            }
+        )
     return rows
 
 
@@ -189,9 +260,14 @@ def ground(run: Run, rng: np.random.Generator) -> None:
         draft.json("note", {"pool": run.config.pool.size})
     points = np.concatenate([centre + rng.normal(0, 0.75, (60, 2)) for centre in CENTRES])
     with run.commit(run.stage(1, SHARED, "map"), "in") as draft:
-        draft.table("frame", [{"id": f"train-{i:04d}", "topic": "sports", "text": SENTENCES[i % 8], "x": x, "y": y} for i, (x, y) in enumerate(points)])
+        draft.table(
+            "frame",
+            [{"id": f"train-{i:04d}", "topic": "sports", "text": SENTENCES[i % 8], "x": x, "y": y} for i, (x, y) in enumerate(points)],
+        )
         facts = {"method": "umap", "parameters": {"n_neighbors": 15, "min_dist": 0.1, "metric": "cosine"}, "n": len(points)}
-        draft.json("frame", {**facts, "fit_set": "real training references + round 1 pool", "seed": 0, "x": [-1.0, 12.5], "y": [-1.5, 10.5]})
+        draft.json(
+            "frame", {**facts, "fit_set": "real training references + round 1 pool", "seed": 0, "x": [-1.0, 12.5], "y": [-1.5, 10.5]}
+        )
 
 
 def round_of(run: Run, config: RunConfig, arm: str, round_: int, rng: np.random.Generator) -> None:
@@ -207,7 +283,15 @@ def round_of(run: Run, config: RunConfig, arm: str, round_: int, rng: np.random.
     with run.commit(run.stage(round_, arm, "map"), "in") as draft:
         draft.table("coords", coords)
         shrink = 1 - pathway(0.2, arm) * round_
-        draft.json("facts", {"dispersion": 0.927 - pathway(0.02, arm) * round_, "hull_area": 41.0 * max(shrink, 0.1), "nearest_real": 0.31 + 0.02 * round_})
+        draft.json(
+            "facts",
+            {
+                "dispersion": 0.927 - pathway(0.02, arm) * round_,
+                "hull_area": 41.0 * max(shrink, 0.1),
+                "hull_area_reason": None,
+                "nearest_reference": 0.31 + 0.02 * round_,
+            },
+        )
 
 
 def samples(config: RunConfig, arm: str, round_: int, rng: np.random.Generator) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
@@ -222,38 +306,74 @@ def samples(config: RunConfig, arm: str, round_: int, rng: np.random.Generator) 
         edited = role == "center" and fate == "picked" and arm.startswith("dces") and arm != "dces-no-edit"
         text = HOSTILE[i % len(HOSTILE)] if i < 11 else SENTENCES[i % 8]
         base = CENTRES[cluster] if cluster is not None and cluster >= 0 else rng.uniform([0, 0], [11, 9])
-        x, y = base + rng.normal(0, spread * (1.5 if role == "edge" else 0.7), 2)
-        rows.append({
-            "id": f"r{round_:02d}-{i:06d}", "arm": arm, "round": round_, "prompt_id": f"train-{i:04d}", "topic": "sports", "prompt": f"Prompt {i} <i>", "text": text,
-            "tokens": 20, "ended": True, "logprob": float(rng.normal(-1.2, 0.3)), "entropy": float(rng.normal(1.5, 0.2)), "cluster": cluster,
-            "distance": None if cluster is None else float(rng.uniform(0.1, 0.9)), "centrality": None if cluster is None else float(rng.random()), "role": role, "fate": fate,
-            "reason": "ends in a loop" if fate == "rejected" else "quota of its cluster is full" if fate == "over quota" else None,
-            "flagged": 12 if edited else 0, "changed": 2 if edited else 0,
-            "edits": [{"position": 3, "before": " the", "after": " <b>some"}, {"position": 6, "before": " work", "after": " pull"}] if edited else [],
-            "trained_text": (text.replace("the", "<b>some") if edited else text) if fate == "picked" else None,
-        })  # fmt: skip
+        x, y = np.clip(base + rng.normal(0, spread * (1.5 if role == "edge" else 0.7), 2), [-0.5, -1.0], [12.0, 10.0])
+        rows.append(
+            {
+                "id": f"r{round_:02d}-{i:06d}",
+                "arm": arm,
+                "round": round_,
+                "prompt_id": f"train-{i:04d}",
+                "topic": "sports",
+                "prompt": f"Prompt {i} <i>",
+                "text": text,
+                "tokens": 20,
+                "ended": True,
+                "logprob": float(rng.normal(-1.2, 0.3)),
+                "entropy": float(rng.normal(1.5, 0.2)),
+                "cluster": cluster,
+                "distance": None if cluster is None else float(rng.uniform(0.1, 0.9)),
+                "centrality": None if cluster is None else float(rng.random()),
+                "role": role,
+                "fate": fate,
+                "reason": "ends in a loop" if fate == "rejected" else "quota of its cluster is full" if fate == "over quota" else None,
+                "flagged": 12 if edited else 0,
+                "changed": 2 if edited else 0,
+                "edits": [{"position": 3, "before": " the", "after": " <b>some"}, {"position": 6, "before": " work", "after": " pull"}]
+                if edited
+                else [],
+                "trained_text": (text.replace("the", "<b>some") if edited else text) if fate == "picked" else None,
+            }
+        )
         coords.append({"id": f"r{round_:02d}-{i:06d}", "x": float(x), "y": float(y)})
     return rows, coords
 
 
 def controller(arm: str, round_: int, rows: list[dict[str, object]]) -> dict[str, object]:
-    """The feedback loop's state; plain has no controller, so its fields are null."""
+    """The feedback loop's state; plain has no controller, so its edge share and temperature are null."""
     frame = pl.DataFrame(rows, infer_schema_length=None)
-    steers = arm.startswith("dces")
     picked = frame.filter(pl.col("fate") == "picked")
-    counts = {
-        "pool": frame.height, "gated": frame["cluster"].null_count(), "clusters": len(CENTRES), "noise": int((frame["cluster"] == -1).sum()),
-        "center": int((frame["role"] == "center").sum()), "edge": int((frame["role"] == "edge").sum()), "rejected": int((frame["fate"] == "rejected").sum()),
-        "over_quota": int((frame["fate"] == "over quota").sum()), "picked_center": int((picked["role"] == "center").sum()), "picked_edge": int((picked["role"] == "edge").sum()),
-    }  # fmt: skip
-    loop = {
-        "signal": "dispersion", "value": 0.927 - 0.002 * round_, "setpoint": 0.927, "sd": 0.002, "error": float(round_), "edge_share": 0.5 + 0.02 * round_,
-        "edit_error": 0.05 * round_, "edit_temperature": 1.1 + 0.03 * round_, "flagged": 340, "changed": 61, "clusterer": "hdbscan",
-    }  # fmt: skip
-    if not steers:
-        loop = dict.fromkeys(loop)
-        return {**loop, **counts, "reason": f"arm {arm} has no controller", "notes": []}
-    return {**loop, **counts, "reason": None, "notes": ["2 picks of cluster 4 filled from center: too few edge samples"]}
+    flow = {
+        "pool": frame.height,
+        "gated": {"ends in a loop": frame["cluster"].null_count()},
+        "rejected": {},
+        "noise": int((frame["cluster"] == -1).sum()),
+        "center": int((frame["role"] == "center").sum()),
+        "edge": int((frame["role"] == "edge").sum()),
+        "over_quota": int((frame["fate"] == "over quota").sum()),
+        "picked_center": int((picked["role"] == "center").sum()),
+        "picked_edge": int((picked["role"] == "edge").sum()),
+    }
+    steers = arm.startswith("dces")
+    return {
+        "arm": arm,
+        "round": round_,
+        "signal": "dispersion",
+        "value": 0.927 - 0.002 * round_,
+        "setpoint": 0.927,
+        "sd": 0.002,
+        "error": float(round_),
+        "edge_share": 0.5 + 0.02 * round_ if steers else None,
+        "edit_error": 0.05 * round_,
+        "edit_temperature": 1.1 + 0.03 * round_ if steers else None,
+        "flagged": 340 if steers else None,
+        "changed": 61 if steers else None,
+        "clusterer": "hdbscan",
+        "clusters": [{"cluster": 0, "size": 13, "center": 7, "dispersion": 0.4, "edge_share": None}],
+        "quotas": [],
+        "flow": flow,
+        "reason": None if steers else "this arm picks at random",
+        "notes": ["2 picks of cluster 4 filled from center: too few edge samples"] if steers else [],
+    }
 
 
 if __name__ == "__main__":

@@ -30,7 +30,9 @@ print(json.dumps({"opened": opened, "modules": sorted({name.split(".")[0] for na
 
 def test_pages_load_nothing_heavy(tmp_path: Path) -> None:
     env = {**os.environ, "DCES_RUNS": str(tmp_path / "runs"), "DCES_CACHE": str(tmp_path / "cache"), "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", SCRIPT, str(tmp_path / "runs")], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "runs")], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert len(said["opened"]) == 7

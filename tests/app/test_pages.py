@@ -39,19 +39,20 @@ def test_a_finished_run(page: str, runs: Path, open_page: Open) -> None:
     assert expected[page] in shown(app)
 
 
-@pytest.mark.parametrize("page", PAGES)
+STATES = {
+    "failed": {"plain": 1, "dces": 1, "dces-targets": 0},
+    "lost": {"plain": 2, "dces": 1, "dces-targets": 1},
+    "queued": {"plain": -1, "dces": -1, "dces-targets": -1},
+    "running": {"plain": 0, "dces": 0, "dces-targets": 0},
+    "stopped": {"plain": 1, "dces": 0, "dces-targets": 0},
+}
+
+
 @pytest.mark.parametrize(
-    ("state", "upto"),
-    [
-        ("failed", {"plain": 1, "dces": 1, "dces-targets": 0}),
-        ("lost", {"plain": 2, "dces": 1, "dces-targets": 1}),
-        ("queued", {"plain": -1, "dces": -1, "dces-targets": -1}),
-        ("running", {"plain": 0, "dces": 0, "dces-targets": 0}),
-        ("stopped", {"plain": 1, "dces": 0, "dces-targets": 0}),
-    ],
+    ("page", "state"), [*(("watch", state) for state in STATES), *((page, state) for page in PAGES for state in ("failed", "queued"))]
 )
-def test_every_state(page: str, state: str, upto: dict[str, int], runs: Path, open_page: Open) -> None:
-    make_run(runs, upto=upto, state=state)
+def test_every_state(page: str, state: str, runs: Path, open_page: Open) -> None:
+    make_run(runs, upto=STATES[state], state=state)
     app = open_page(page, run="synthetic-1")
     if page not in ("start", "launch", "runs"):
         assert f">{state}</span>" in shown(app)
@@ -67,7 +68,7 @@ def test_watch_says_why_it_failed_and_offers_to_resume(runs: Path, open_page: Op
 def test_watch_counts_only_an_arms_own_map(runs: Path, open_page: Open) -> None:
     make_run(runs, upto={"plain": 1, "dces": 1, "dces-targets": 0}, state="failed")
     words = shown(open_page("watch", run="synthetic-1"))
-    assert 'title="round 1 dces map: on"' in words
+    assert 'title="round 1 dces map: done"' in words
     assert 'title="round 1 dces-targets map: to do"' in words
 
 
@@ -77,8 +78,12 @@ def test_watch_names_the_run_it_waits_for(runs: Path, open_page: Open) -> None:
     assert "Queued behind run other-1" in shown(open_page("watch", run=run.id))
 
 
-@pytest.mark.parametrize("page", PAGES)
-@pytest.mark.parametrize("value", ["../../etc", "/etc/passwd", "nothing-here", "![x](http://127.0.0.1:9/b.png)<script>"])
+HOSTILE_ID = "![x](http://127.0.0.1:9/b.png)<script>"
+
+
+@pytest.mark.parametrize(
+    ("page", "value"), [*((page, HOSTILE_ID) for page in PAGES), *(("watch", v) for v in ("../../etc", "/etc/passwd", "nothing-here"))]
+)
 def test_an_address_that_names_no_run(page: str, value: str, runs: Path, open_page: Open) -> None:
     make_run(runs)
     app = open_page(page, run=value)
@@ -143,8 +148,16 @@ def test_delete_asks_first(runs: Path, open_page: Open) -> None:
     app = open_page("runs", run=run.id)
     app.button(key="delete").click().run()
     assert run.path.exists()
+    app.button(key="delete").click()
     app.button(key="delete-yes").click().run()
     assert not app.exception and not run.path.exists()
+
+
+def test_runs_acts_on_the_run_of_the_address(runs: Path, open_page: Open) -> None:
+    make_run(runs, "one")
+    make_run(runs, "two")
+    for name in ("one", "two"):
+        assert name in [text.value for text in open_page("runs", run=name).text]
 
 
 def test_hostile_answers_are_never_markdown(runs: Path, open_page: Open) -> None:
@@ -160,7 +173,12 @@ def test_launch_form_has_every_setting_with_its_bounds(runs: Path, open_page: Op
     from dces_core.config import RunConfig
 
     app = open_page("launch")
-    keys = {str(e.key).split("/", 1)[1] for kind in ("number_input", "text_input", "selectbox", "toggle", "text_area", "multiselect") for e in app.get(kind) if "/" in str(e.key)}
+    keys = {
+        str(e.key).split("/", 1)[1]
+        for kind in ("number_input", "text_input", "selectbox", "toggle", "text_area", "multiselect")
+        for e in app.get(kind)
+        if "/" in str(e.key)
+    }
     for name, info in RunConfig.model_fields.items():
         inner = getattr(info.annotation, "model_fields", None)
         wanted = {name} if inner is None else {f"{name}/{field}" for field in inner}

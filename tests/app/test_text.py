@@ -13,7 +13,28 @@ from make_run import HOSTILE
 
 from dces_core.ui import text
 
-TRICKS = some.sampled_from([*HOSTILE, "<", ">", "&", '"', "'", "&#10;", "\n", "\t", "\r", "\u202e", "\u2066", "\x00", "\x1b", "\ud800", "1. ", "1.", " the cat sat on"])
+TRICKS = some.sampled_from(
+    [
+        *HOSTILE,
+        "<",
+        ">",
+        "&",
+        '"',
+        "'",
+        "&#10;",
+        "\n",
+        "\t",
+        "\r",
+        "\u202e",
+        "\u2066",
+        "\x00",
+        "\x1b",
+        "\ud800",
+        "1. ",
+        "1.",
+        " the cat sat on",
+    ]
+)
 texts = some.one_of(some.text(alphabet=some.characters()), some.lists(TRICKS, max_size=30).map("".join))
 
 

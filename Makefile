@@ -1,0 +1,55 @@
+# make help lists the targets. Everything runs inside .venv, made from pyproject.toml and constraints.txt.
+SHELL := /bin/bash
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+PORT ?= 8501
+BASE_PYTHON ?= python3
+export PYTHONUNBUFFERED := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types install install-dev model browser screenshots clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+
+demo: install model ## install, fetch the default model, and open the dashboard on http://localhost:8501 (PORT overrides)
+	@echo "DCES Lab is at http://localhost:$(PORT) (Ctrl-C ends the dashboard, not the runs)"
+	@exec $(VENV)/bin/streamlit run app.py --server.port $(PORT) --server.headless true
+
+test: install-dev browser ## everything that the tests need, then lint, types and all tests
+	@$(PYTHON) -m dces_core.cli models pull
+	@$(MAKE) --no-print-directory lint types
+	$(PYTHON) -m pytest
+
+check: install-dev ## lint, types and the fast tests, under 2 minutes
+	@$(MAKE) --no-print-directory lint types
+	$(PYTHON) -m pytest -m "not slow and not browser"
+
+lint: ## ruff: format and rules
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+
+types: ## mypy, strict on dces_core
+	$(VENV)/bin/mypy
+
+install: $(VENV)/installed ## make .venv and install the product
+install-dev: $(VENV)/installed-dev
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@$(BASE_PYTHON) .ci/setup_env.py
+	@touch $@
+
+$(VENV)/installed-dev: pyproject.toml constraints.txt
+	@$(BASE_PYTHON) .ci/setup_env.py --dev
+	@touch $@ $(VENV)/installed
+
+model: install ## fetch, verify and convert the default model (once)
+	@$(PYTHON) -m dces_core.cli models pull
+
+browser: install-dev ## a Chromium for the browser tests: Debian's package as root, Playwright's own elsewhere
+	@if command -v chromium >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
+	else $(PYTHON) -m playwright install chromium; fi
+
+clean: ## remove what the targets made (runs stay)
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache
