@@ -85,6 +85,11 @@ def held(last: dict[str, list[dict[str, float]]], marks: dict[str, dict[str, obj
     return f"{words} {' and '.join(lost)} ended no better than plain." if lost else words
 
 
+def short(value: float) -> str:
+    """Three significant digits, zeros kept: 3.00, not 3."""
+    return f"{value:#.3g}".rstrip(".")
+
+
 def number_table(table: pl.DataFrame, run: Run) -> str:
     """Round 0 against the newest round of every arm; 10% worse is marked."""
     arms, lines = run.config.arms, []
@@ -95,11 +100,9 @@ def number_table(table: pl.DataFrame, run: Run) -> str:
             continue
         crossed = {row["arm"] for row in lead_times(rows).to_dicts() if row["round"] is not None}
         ends = {arm: rows.filter(pl.col("arm") == arm).sort("round")["value"].to_list()[-1:] for arm in arms}
-        cells = "".join(
-            f'<td class="{"worse" if arm in crossed else ""}">{f"{ends[arm][0]:.3g}" if ends[arm] else "–"}</td>' for arm in arms
-        )
+        cells = "".join(f'<td class="{"worse" if arm in crossed else ""}">{short(ends[arm][0]) if ends[arm] else "–"}</td>' for arm in arms)
         better = DIRECTION.get(metric, "neutral")
-        lines.append(f'<tr><td title="{TITLE.get(metric, metric)}">{metric} {ARROWS[better]}</td><td>{start[0]:.3g}</td>{cells}</tr>')
+        lines.append(f'<tr><td title="{TITLE.get(metric, metric)}">{metric} {ARROWS[better]}</td><td>{short(start[0])}</td>{cells}</tr>')
     head = "".join(f"<th>{look.chip(arm)}</th>" for arm in arms)
     return look.table(f"<th></th><th>round 0</th>{head}", lines)
 
@@ -123,8 +126,9 @@ def draw_run(run: Run) -> None:
     kind = "Recorded comparison" if run.recorded else "Newest run"
     st.subheader(kind, anchor=False)
     table = read.metrics(run)
+    model = "fake engine, no model behind these figures" if run.config.engine == "fake" else run.config.model
     look.show(f'<p class="lead" style="max-width:60rem">{text.escaped(verdict(table, run))}</p>')
-    look.show(look.chips(run.config.arms, f"{run.id} · {run.config.model} · {run.config.eval.split} split"))
+    look.show(look.chips(run.config.arms, f"{run.id} · {model} · {run.config.eval.split} split"))
     with st.grid(4, min_column_width=215, gap="small"):
         for name, real in CURVES:
             rows = rows_of(table, run, name, real)

@@ -274,7 +274,12 @@ def heading(title: str, run: Run | None = None, note: str = "") -> None:
     if run is None:
         return
     config = run.config
-    bits = [f"{config.model}", f"{config.rounds} rounds", f"seed {config.seed} (1 seed)", f"{config.eval.split} split"]
+    bits = [
+        "fake engine, no model behind these figures" if config.engine == "fake" else config.model,
+        f"{config.rounds} rounds",
+        f"seed {config.seed} (1 seed)",
+        f"{config.eval.split} split",
+    ]
     if note:
         bits.append(note)
     rest = escaped(" · ".join(bits))

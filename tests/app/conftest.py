@@ -12,7 +12,6 @@ from streamlit.testing.v1 import AppTest
 
 sys.path.insert(0, str(Path(__file__).parent))
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ("start", "launch", "watch", "trajectories", "clusters", "generations", "runs")
 
 
 @pytest.fixture
@@ -43,9 +42,3 @@ def open_page() -> Callable[..., AppTest]:
         return app
 
     return opened
-
-
-def shown(app: AppTest) -> str:
-    """Everything on the page as one string: HTML of this project, texts, captions, code, titles."""
-    kinds = ("html", "text", "caption", "code", "title", "subheader", "error")
-    return "\n".join(str(getattr(element, "value", getattr(element, "body", ""))) for kind in kinds for element in app.get(kind))

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import PAGES, shown
 from make_run import HOSTILE, make_run
+from page_kit import PAGES, shown
 from streamlit.testing.v1 import AppTest
 
 from dces_core import store
