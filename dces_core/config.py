@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dces_core.errors import UserError
 
@@ -24,6 +24,9 @@ _PACKAGE = Path(__file__).resolve().parent
 #: The data directory: inside the package in a wheel, beside it in a checkout.
 SHIPPED = _PACKAGE / "_data" if (_PACKAGE / "_data").is_dir() else _PACKAGE.parent / "data"
 RECIPES = SHIPPED / "recipes"
+
+
+SHIPPED_TESTS = {"everyday": "everyday", "passages": "passages"}
 
 
 class Section(BaseModel):
@@ -37,8 +40,8 @@ class Data(Section):
 
     train: str = Field("everyday", description="Real training split: `everyday` (shipped) or a path.")
     tests: dict[str, str] = Field(
-        {"everyday": "everyday", "passages": "passages"},
-        description="Test sets by name: `everyday`, `passages` or a path. An empty path switches a set off.",
+        SHIPPED_TESTS,
+        description="Test sets by name: `everyday`, `passages` or a path; one's own come on top of these two. An empty path switches a set off.",
     )
     probes: str = Field("everyday", description="Prompts to watch in every round: `everyday` or a path.")
     instruction: Annotated[str, Field(max_length=500)] = Field(
@@ -50,6 +53,11 @@ class Data(Section):
     context_tokens: Annotated[int, Field(ge=16, le=4096)] = Field(
         32, description="Continuation data only: the first tokens of a text that serve as its prompt."
     )
+
+    @field_validator("tests", mode="before")
+    @classmethod
+    def _with_shipped(cls, tests: Any) -> Any:
+        return {**SHIPPED_TESTS, **tests} if isinstance(tests, dict) else tests
 
 
 class Pool(Section):

@@ -37,7 +37,7 @@ def make_config(folder: Path, **changes: object) -> RunConfig:
     rows = "".join(f'{{"id": "{i}", "prompt": "Say number {i}.", "reference": "Number {i} it is."}}\n' for i in range(4))
     path = folder / "pairs.jsonl"
     path.write_text(rows, encoding="utf-8")
-    data = {"train": str(path), "tests": {"own": str(path)}, "probes": str(path)}
+    data = {"train": str(path), "tests": {"own": str(path), "everyday": "", "passages": ""}, "probes": str(path)}
     base: dict[str, object] = {"engine": "fake", "rounds": 1, "arms": ["plain", "dces"], "pool": {"n": 2}, "data": data}
     return parse({**base, **changes})
 

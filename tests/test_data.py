@@ -117,10 +117,10 @@ def test_an_own_file_serves_both_splits_and_an_empty_path_switches_a_set_off(tmp
     own = str(jsonl(tmp_path / "d.jsonl", ROWS))
     for split in ("validation", "test"):
         tests = data.load_tests(parse({"data": {"tests": {"own": own, "passages": ""}}, "eval": {"split": split}}))
-        assert list(tests) == ["own"]
+        assert list(tests) == ["everyday", "own"]  # own sets come on top of the shipped ones
         assert [pair.id for pair in tests["own"].pairs] == ["a", "b"]
     with pytest.raises(UserError, match="switches every test set off"):
-        data.load_tests(parse({"data": {"tests": {"own": ""}}}))
+        data.load_tests(parse({"data": {"tests": {"everyday": "", "passages": ""}}}))
 
 
 def test_id_and_topic_are_optional(tmp_path: Path) -> None:
