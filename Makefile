@@ -7,7 +7,7 @@ BASE_PYTHON ?= python3
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types install install-dev model browser screenshots clean
+.PHONY: help demo test check lint types install install-dev model browser docs docs-check screenshots clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -50,6 +50,16 @@ browser: install-dev ## a Chromium for the browser tests: Debian's package as ro
 	@if command -v chromium >/dev/null; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
 	else $(PYTHON) -m playwright install chromium; fi
+
+docs: install-dev ## generate docs/settings.md from the settings
+	@$(PYTHON) -m dces_core.config > docs/settings.md.new
+	@mv docs/settings.md.new docs/settings.md
+
+docs-check: install-dev ## run every documented command, the long ones too (an hour)
+	DCES_DOCS_LONG=1 $(PYTHON) -m pytest tests/test_docs.py
+
+screenshots: install-dev browser ## make docs/images from the recorded run
+	@$(PYTHON) .ci/screenshots.py
 
 clean: ## remove what the targets made (runs stay)
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache

@@ -48,6 +48,8 @@ def ls(options: argparse.Namespace) -> int:
     rows = [_row(found) for found in store.discover()]
     columns = ("id", "state", "name", "engine", "model", "arms", "seed", "rounds", "finished", "created", "recorded", "path")
     frame = pl.DataFrame(rows, schema={name: pl.Int64 if name in ("seed", "rounds", "finished") else pl.String for name in columns})
+    if options.format == "table":  # what fits a terminal; the other formats have everything
+        frame = frame.select("id", "state", "arms", "finished", "rounds")
     return _print(frame, options.format)
 
 

@@ -41,7 +41,8 @@ class Data(Section):
     train: str = Field("everyday", description="Real training split: `everyday` (shipped) or a path.")
     tests: dict[str, str] = Field(
         SHIPPED_TESTS,
-        description="Test sets by name: `everyday`, `passages` or a path; one's own come on top of these two. An empty path switches a set off.",
+        description="Test sets by name: `everyday`, `passages` or a path; one's own come on top of these two. "
+        "An empty path switches a set off.",
     )
     probes: str = Field("everyday", description="Prompts to watch in every round: `everyday` or a path.")
     instruction: Annotated[str, Field(max_length=500)] = Field(
@@ -365,9 +366,8 @@ def _print_section(name: str, section: type[Section]) -> None:
     print("| field | type | default | bounds | what it is |\n|---|---|---|---|---|")
     for field, info in section.model_fields.items():
         if not isinstance(info.default, Section):
-            print(
-                f"| `{field}` | {_type_words(info.annotation)} | `{_toml(info.default)}` | {_bound_words(info.metadata)} | {info.description} |"
-            )
+            cells = (f"`{field}`", _type_words(info.annotation), f"`{_toml(info.default)}`", _bound_words(info.metadata), info.description)
+            print(f"| {' | '.join(map(str, cells))} |")
 
 
 def _toml(value: Any) -> str:

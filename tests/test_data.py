@@ -47,7 +47,11 @@ def refusal(path: Path | str) -> str:
 
 
 def test_shipped_splits_share_no_prompt_and_no_text() -> None:
-    splits = [data.load_train(parse({})), data.load_tests(parse({}))["everyday"], data.load_tests(parse({"eval": {"split": "test"}}))["everyday"]]
+    splits = [
+        data.load_train(parse({})),
+        data.load_tests(parse({}))["everyday"],
+        data.load_tests(parse({"eval": {"split": "test"}}))["everyday"],
+    ]
     assert [corpus.kind for corpus in splits] == ["pairs"] * 3
     for column in ("id", "prompt", "reference"):
         values = [getattr(pair, column) for corpus in splits for pair in corpus.pairs]

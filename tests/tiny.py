@@ -17,6 +17,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, processors
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, OPTConfig, PreTrainedTokenizerFast, Qwen3Config
+from transformers.utils.logging import disable_progress_bar
 
 from dces_core import models
 from dces_core.engines.decode import ATTENTION
@@ -48,9 +49,7 @@ def config(family: str, vocabulary: int, **more: Any) -> Any:
             max_position_embeddings=CONTEXT, init_std=SPREAD, **more,
         )  # fmt: skip
     if family == "gpt2":
-        return GPT2Config(
-            vocab_size=vocabulary, n_embd=64, n_layer=2, n_head=4, n_positions=CONTEXT, initializer_range=SPREAD, **more
-        )
+        return GPT2Config(vocab_size=vocabulary, n_embd=64, n_layer=2, n_head=4, n_positions=CONTEXT, initializer_range=SPREAD, **more)
     if family == "llama":
         return LlamaConfig(vocab_size=vocabulary, tie_word_embeddings=False, **GROUPED, **more)
     return Qwen3Config(vocab_size=vocabulary, tie_word_embeddings=True, head_dim=32, **GROUPED, **more)
@@ -73,6 +72,7 @@ def folder(family: str) -> Path:
     made: Any = AutoModelForCausalLM.from_config(config(family, len(tokenizer), **ids))
     path = Path(tempfile.mkdtemp(prefix=f"tiny-{family}-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     made.save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path

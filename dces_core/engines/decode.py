@@ -30,6 +30,8 @@ ATTENTION = "dces_grouped"
 SHORT_LIST = 192
 BLOCK = 16
 COMPACT_BELOW = 0.8
+COLUMNS = 32
+LEAST_SHARED = 8
 
 
 def grouped_attention(
@@ -74,37 +76,63 @@ AttentionInterface.register(ATTENTION, grouped_attention)
 AttentionMaskInterface.register(ATTENTION, sdpa_mask)
 
 
-class PreallocatedCache(Cache):
-    """Keys and values of all layers, written in place at `column`; `column` advances once per forward pass."""
+def shared_tokens(prompts: list[list[int]]) -> int:
+    """Length of the prefix that all prompts share (a chat template's system text), short of the last token of each; 0 if not worth it."""
+    if len(prompts) < 2:
+        return 0
+    first, last = min(prompts), max(prompts)
+    common = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))
+    common = min(common, min(map(len, prompts)) - 1)
+    return common if common >= LEAST_SHARED else 0
 
-    def __init__(self, layers: int, columns: int) -> None:
+
+class PreallocatedCache(Cache):
+    """Keys and values of all layers, written in place at `column`, which the decoder advances once per forward pass.
+
+    Room is made COLUMNS columns at a time and handed out whole: a dense tensor is multiplied without a copy, a slice of one is not. The
+    mask hides columns that hold nothing yet.
+    """
+
+    def __init__(self, layers: int) -> None:
         super().__init__(layers=[DynamicLayer() for _ in range(layers)])  # type: ignore[no-untyped-call]
-        self.columns = columns
         self.column = 0
-        self.width = 0
-        self._keys: list[Tensor | None] = [None] * layers
-        self._values: list[Tensor | None] = [None] * layers
+        self._parts: list[tuple[Tensor, Tensor] | None] = [None] * layers
+
+    def room(self, new: int) -> int:
+        """Columns that `update` returns after `new` more."""
+        return -(-(self.column + new) // COLUMNS) * COLUMNS
 
     def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write (batch, heads, new, width) and return everything so far."""
-        keys, values = self._keys[layer_idx], self._values[layer_idx]
-        if keys is None or values is None:
-            shape = (*key_states.shape[:2], self.columns, key_states.shape[3])
-            keys = self._keys[layer_idx] = key_states.new_empty(shape)
-            values = self._values[layer_idx] = value_states.new_empty(shape)
-        end = self.column + key_states.shape[2]
+        """Write (batch, heads, new, width) and return everything so far with the room behind it."""
+        end, room = self.column + key_states.shape[2], self.room(key_states.shape[2])
+        part = self._parts[layer_idx]
+        if part is None or part[0].shape[2] < room:
+            part = self._parts[layer_idx] = (
+                self._grown(key_states, part and part[0], room),
+                self._grown(value_states, part and part[1], room),
+            )
+        keys, values = part
         keys[:, :, self.column : end] = key_states
         values[:, :, self.column : end] = value_states
-        return keys[:, :, :end], values[:, :, :end]
+        return keys, values
+
+    def _grown(self, like: Tensor, old: Tensor | None, room: int) -> Tensor:
+        new = like.new_zeros((*like.shape[:2], room, like.shape[3]))
+        if old is not None:
+            new[:, :, : self.column] = old[:, :, : self.column]
+        return new
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Columns written so far."""
         return self.column
 
+    def spread(self, rows: int) -> None:
+        """Give every one of `rows` sequences what the only one has."""
+        self._parts = [part and (part[0].repeat(rows, 1, 1, 1), part[1].repeat(rows, 1, 1, 1)) for part in self._parts]
+
     def select(self, rows: Tensor) -> None:
         """Keep these sequences only."""
-        self._keys = [keys[rows] if keys is not None else None for keys in self._keys]
-        self._values = [values[rows] if values is not None else None for values in self._values]
+        self._parts = [part and (part[0][rows], part[1][rows]) for part in self._parts]
 
 
 def top_of(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -187,7 +215,7 @@ class _Batch:
 
     rows: Tensor  # index into the caller's prompts
     padding: Tensor  # (rows,) columns of left padding
-    mask: Tensor  # (rows, 1, 1, columns) additive
+    mask: Tensor  # (rows, columns) additive
     token: Tensor
 
 
@@ -196,6 +224,7 @@ class Decoder:
 
     def __init__(self, body: torch.nn.Module, head: torch.nn.Module, layers: int, device: torch.device, ends: list[int]) -> None:
         self.body, self.head, self.layers, self.device = body, head, layers, device
+        self.dtype = next(head.parameters()).dtype
         self.ends = torch.tensor(ends, device=device)
 
     @torch.inference_mode()
@@ -223,7 +252,7 @@ class Decoder:
         logprob, entropy = torch.zeros((count, limit)), torch.zeros((count, limit))
         length, ended = torch.full((count,), limit), torch.zeros(count, dtype=torch.bool)
         noise = torch.from_numpy(uniforms).to(self.device, exact_type(self.device))
-        cache, batch, hidden = self._prefill(prompts, limit)
+        cache, batch, hidden = self._prefill(prompts)
         for step in range(limit):
             token, lp, ent = choose(self.head(hidden).float(), settings, noise[batch.rows, step])
             rows = batch.rows.cpu()
@@ -251,37 +280,43 @@ class Decoder:
             for i in range(count)
         ]
 
-    def _prefill(self, prompts: list[list[int]], limit: int) -> tuple[PreallocatedCache, _Batch, Tensor]:
-        longest = max(len(prompt) for prompt in prompts)
-        ids = torch.zeros((len(prompts), longest), dtype=torch.long)
+    def _prefill(self, prompts: list[list[int]]) -> tuple[PreallocatedCache, _Batch, Tensor]:
+        """Run the prompts: what they share once, then the rest, padded between the two. Returns the last hidden state of each."""
+        count, skip = len(prompts), shared_tokens(prompts)
+        cache = PreallocatedCache(self.layers)
+        if skip:
+            self._forward(cache, torch.tensor([prompts[0][:skip]], device=self.device), torch.arange(skip, device=self.device)[None], None)
+            cache.spread(count)
+        longest = max(map(len, prompts))
+        ids = torch.zeros((count, longest - skip), dtype=torch.long)
         for i, prompt in enumerate(prompts):
-            ids[i, longest - len(prompt) :] = torch.tensor(prompt)
-        ids = ids.to(self.device)
+            ids[i, longest - len(prompt) :] = torch.tensor(prompt[skip:])
         padding = torch.tensor([longest - len(prompt) for prompt in prompts], device=self.device)
-        column = torch.arange(longest, device=self.device)
-        positions = (column - padding.unsqueeze(1)).clamp(min=0)
-        dtype = next(self.head.parameters()).dtype
-        floor = torch.finfo(dtype).min
-        hidden_columns = torch.arange(longest + limit, device=self.device) < padding.unsqueeze(1)
-        mask = torch.zeros(hidden_columns.shape, dtype=dtype, device=self.device).masked_fill(hidden_columns, floor)[:, None, None, :]
-        causal = torch.full((longest, longest), floor, dtype=dtype, device=self.device).triu(1)
-        full = torch.maximum(causal + mask[:, :, :, :longest], torch.tensor(floor, dtype=dtype, device=self.device))
-        cache = PreallocatedCache(self.layers, longest + limit)
-        hidden = self.body(
-            input_ids=ids, attention_mask=full, position_ids=positions, past_key_values=cache, use_cache=True
-        ).last_hidden_state[:, -1]
-        cache.column = longest
-        rows = torch.arange(len(prompts), device=self.device)
-        return cache, _Batch(rows, padding, mask, ids[:, -1]), hidden
+        column = torch.arange(cache.room(longest - skip), device=self.device)
+        hidden_columns = (column >= skip) & (column < skip + padding.unsqueeze(1))
+        floor = torch.finfo(self.dtype).min
+        mask = torch.zeros(hidden_columns.shape, dtype=self.dtype, device=self.device)
+        mask.masked_fill_(hidden_columns, floor)
+        later = column > torch.arange(skip, longest, device=self.device).unsqueeze(1)
+        positions = (column[skip:longest] - padding.unsqueeze(1)).clamp(min=0)
+        hidden = self._forward(cache, ids.to(self.device), positions, mask[:, None, None, :].masked_fill(later, floor))
+        mask[:, longest:] = floor
+        return cache, _Batch(torch.arange(count, device=self.device), padding, mask, ids[:, -1]), hidden
 
     def _step(self, cache: PreallocatedCache, batch: _Batch) -> Tensor:
-        out = self.body(
-            input_ids=batch.token.unsqueeze(1),
-            attention_mask=batch.mask[:, :, :, : cache.column + 1],
-            position_ids=(cache.column - batch.padding).unsqueeze(1),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        cache.column += 1
+        """Run the newest token of each sequence."""
+        short = cache.room(1) - batch.mask.shape[1]
+        if short > 0:
+            batch.mask = functional.pad(batch.mask, (0, short), value=torch.finfo(batch.mask.dtype).min)
+        batch.mask[:, cache.column] = 0
+        return self._forward(cache, batch.token.unsqueeze(1), (cache.column - batch.padding).unsqueeze(1), batch.mask[:, None, None, :])
+
+    def _forward(self, cache: PreallocatedCache, ids: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        if mask is None:  # causal over the room that the cache hands out
+            column = torch.arange(cache.room(ids.shape[1]), device=self.device)
+            mask = torch.zeros((1, 1, ids.shape[1], len(column)), dtype=self.dtype, device=self.device)
+            mask.masked_fill_(column > column[: ids.shape[1]].unsqueeze(1), torch.finfo(mask.dtype).min)
+        out = self.body(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True)
+        cache.column += ids.shape[1]
         hidden: Tensor = out.last_hidden_state[:, -1]
         return hidden

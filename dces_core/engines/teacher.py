@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from transformers import DynamicCache
 
 from dces_core.config import Edit
 from dces_core.engines.base import Example, Floats, Proposal, TokenScores, silent
-from dces_core.engines.decode import exact_type, invert, top_of
+from dces_core.engines.decode import exact_type, invert, shared_tokens, top_of
 from dces_core.events import Progress
 
 BATCH_TOKENS = 4096
@@ -33,19 +35,42 @@ def batches(examples: list[Example], budget_tokens: int = BATCH_TOKENS) -> Itera
         yield batch
 
 
-def pad(examples: list[Example], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Right-padded ids (rows, columns), attention mask, and the (tokens, 2) positions whose hidden state predicts a response token."""
-    rows = [example.prompt + example.response for example in examples]
+def pad(examples: list[Example], skip: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Right-padded ids (rows, columns) without the first `skip` tokens, the attention mask over all tokens, and the (tokens, 2)
+    positions whose hidden state predicts a response token.
+    """
+    rows = [example.prompt[skip:] + example.response for example in examples]
     ids = torch.zeros((len(rows), max(map(len, rows))), dtype=torch.long)
-    mask = torch.zeros_like(ids)
+    mask = torch.zeros((len(rows), skip + ids.shape[1]), dtype=torch.long)
     where = []
     for i, (row, example) in enumerate(zip(rows, examples, strict=True)):
-        assert example.prompt, "a response needs at least one token of context"
+        assert len(example.prompt) > skip, "a response needs at least one token of context"
         ids[i, : len(row)] = torch.tensor(row)
-        mask[i, : len(row)] = 1
-        columns = torch.arange(len(example.prompt) - 1, len(row) - 1)
+        mask[i, : skip + len(row)] = 1
+        columns = torch.arange(len(example.prompt) - skip - 1, len(row) - 1)
         where.append(torch.stack([torch.full_like(columns, i), columns], dim=1))
     return ids.to(device), mask.to(device), torch.cat(where).to(device)
+
+
+def response_states(body: torch.nn.Module, examples: list[Example], device: torch.device) -> Tensor:
+    """Hidden states (tokens, width) that predict the response tokens of these examples, in their order; differentiable.
+
+    What all prompts share is computed once and its keys and values are handed to every row.
+    """
+    skip = shared_tokens([example.prompt for example in examples])
+    ids, mask, where = pad(examples, skip, device)
+    cache = None
+    if skip:
+        cache = DynamicCache()
+        body(input_ids=torch.tensor([examples[0].prompt[:skip]], device=device), past_key_values=cache, use_cache=True)
+        layers: Any = cache.layers
+        for layer in layers:
+            layer.keys = layer.keys.expand(len(examples), -1, -1, -1)
+            layer.values = layer.values.expand(len(examples), -1, -1, -1)
+    positions = torch.arange(skip, mask.shape[1], device=device).expand(len(examples), -1)
+    out = body(input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=skip > 0)
+    chosen: Tensor = out.last_hidden_state[where[:, 0], where[:, 1]]
+    return chosen
 
 
 class Teacher:
@@ -56,10 +81,7 @@ class Teacher:
 
     def hidden(self, examples: list[Example]) -> Tensor:
         """Hidden states (tokens, width) that predict the response tokens of these examples, in their order."""
-        ids, mask, where = pad(examples, self.device)
-        states = self.body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-        chosen: Tensor = states[where[:, 0], where[:, 1]]
-        return chosen
+        return response_states(self.body, examples, self.device)
 
     def logits(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
         """fp32 logits (tokens, vocabulary), a chunk at a time; one empty chunk where there are no tokens."""

@@ -12,7 +12,7 @@ from torch.nn import functional
 
 from dces_core.config import Train
 from dces_core.engines.base import Example, silent
-from dces_core.engines.teacher import pad
+from dces_core.engines.teacher import response_states
 from dces_core.errors import RunFailed
 from dces_core.events import Progress
 
@@ -33,10 +33,8 @@ def plan_batches(examples: list[Example], settings: Train, seed: int) -> list[li
 
 def response_loss(body: torch.nn.Module, head: torch.nn.Module, examples: list[Example], device: torch.device) -> tuple[torch.Tensor, int]:
     """Mean cross-entropy (nats) over the response tokens of a batch, and their number."""
-    ids, mask, where = pad(examples, device)
     labels = torch.tensor([token for e in examples for token in (e.response if e.labels is None else e.labels)], device=device)
-    hidden = body(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
-    logits = head(hidden[where[:, 0], where[:, 1]])
+    logits = head(response_states(body, examples, device))
     return functional.cross_entropy(logits.float(), labels), len(labels)
 
 

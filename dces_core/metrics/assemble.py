@@ -14,6 +14,7 @@ from dces_core.metrics.semantic import BertScore, Embeddings, vendi
 from dces_core.metrics.value import Value, mean, rate, undefined
 
 UNITS_PER_TEXT = 24  # pooled statistics read 24 units per text on average, so that short pools still fill the budget
+NO_GENERATED_TOKENS = "the texts have no tokens"
 
 
 def real_text_values(
@@ -60,18 +61,16 @@ def generated_text_values(
     """Every metric of generated text. `texts`: prompt stripped, already cut to eval.budget_tokens tokens.
 
     `token_counts`, `ended`: one per text. `self_logprob`, `frozen_logprob`, `entropy`: one per token of all texts,
-    concatenated, by the teacher-forced scorer, nats. `reference_counts`: units of the real training references.
-    `bertscore`, `judge` (texts, dimensions): the result, or the reason why there is none. `sample`: texts that vendi and
-    self_bleu read (eval.vendi_n). `budget_units`: see pool_budget.
+    concatenated, by the teacher-forced scorer, nats. `reference_counts`: units of the real training references. `bertscore`, `judge`
+    (texts, dimensions): the result, or why there is none. `sample`: texts that vendi and self_bleu read. `budget_units`: see pool_budget.
     """
     budget = pool_budget(len(texts)) if budget_units is None else budget_units
     no_score = {f"bertscore_{part}": undefined(str(bertscore)) for part in ("p", "r", "f1")}
-    no_tokens = "the texts have no tokens"
     return {
-        "entropy_generated": mean(entropy, no_tokens),
+        "entropy_generated": mean(entropy, NO_GENERATED_TOKENS),
         "entropy_unigram": text.entropy_unigram(texts, budget),
-        "self_ppl": probability.perplexity(self_logprob, no_tokens),
-        "ref_ppl": probability.perplexity(frozen_logprob, no_tokens),
+        "self_ppl": probability.perplexity(self_logprob, NO_GENERATED_TOKENS),
+        "ref_ppl": probability.perplexity(frozen_logprob, NO_GENERATED_TOKENS),
         **{f"distinct_{n}": text.distinct(texts, n, budget) for n in (1, 2, 3)},
         "rep_4": text.rep_4_mean(texts),
         "loop_rate": text.loop_rate(texts),

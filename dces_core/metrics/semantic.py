@@ -131,7 +131,9 @@ def _scorer(model: str, device: str) -> Any:
     from bert_score import BERTScorer
     from bert_score.utils import model2layers
     from transformers import AutoConfig
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     folder = _minilm_folder() if model == "minilm" else model
     try:
         kind = AutoConfig.from_pretrained(folder)

@@ -74,7 +74,9 @@ def _real_text(lab: Lab, name: str, corpus: Corpus, first: dict[str, Any], at_st
     examples = [example for pair in corpus.pairs if (example := lab.example(corpus, pair)).prompt and example.response]
     scores = lab.engine.score(examples)
     if at_start:
-        first[name] = {"ppl_0": probability.perplexity(scores.logprob).value, "ppl_base": _base_perplexity(lab, examples)}
+        own = probability.perplexity(scores.logprob).value
+        asis = lab.config.train.round0 == "asis"
+        first[name] = {"ppl_0": own, "ppl_base": own if asis else probability.perplexity(lab.base_scores(examples).logprob).value}
     values = real_text_values(
         scores,
         bins=probability.frequency_bins(_token_counts(lab)),
@@ -83,13 +85,6 @@ def _real_text(lab: Lab, name: str, corpus: Corpus, first: dict[str, Any], at_st
         divergence=lab.engine.divergence(examples[:DIVERGENCE_EXAMPLES]),
     )
     return values, probability.reliability(scores.confidence, scores.correct).rows(name)
-
-
-def _base_perplexity(lab: Lab, examples: list[Example]) -> float | None:
-    """Perplexity of M_b; the engine's current model is M_0 before and after."""
-    if lab.config.train.round0 == "asis":
-        return probability.perplexity(lab.engine.score(examples).logprob).value
-    return probability.perplexity(lab.base_scores(examples).logprob).value
 
 
 def _token_counts(lab: Lab) -> NDArray[np.int64]:

@@ -13,7 +13,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 
 from dces_core.config import Generate
 from dces_core.engines.base import Generation
-from dces_core.engines.decode import BLOCK, SHORT_LIST, Decoder, choose, invert, top_of
+from dces_core.engines.decode import BLOCK, LEAST_SHARED, SHORT_LIST, Decoder, choose, invert, shared_tokens, top_of
 
 CPU = torch.device("cpu")
 NEVER = [-1]  # no token ends a response
@@ -152,10 +152,11 @@ def decoder(model: Any, ends: list[int]) -> Decoder:
     return Decoder(model.base_model, model.get_output_embeddings(), 2, CPU, ends)
 
 
-def prompts_of(count: int, seed: int = 0) -> list[list[int]]:
-    """Prompts of 1 to 40 tokens."""
+def prompts_of(count: int, seed: int = 0, shared: int = 0) -> list[list[int]]:
+    """Prompts of 1 to 40 tokens, behind `shared` tokens that all have."""
     rng = np.random.default_rng(seed)
-    return [rng.integers(3, 300, size).tolist() for size in [1, 40, *rng.integers(2, 40, count - 2)]]
+    prefix = rng.integers(3, 300, shared).tolist()
+    return [prefix + rng.integers(3, 300, size).tolist() for size in [1, 40, *rng.integers(2, 40, count - 2)]]
 
 
 def by_generate(family: str, prompts: list[list[int]], limit: int, ends: list[int]) -> list[tuple[list[int], bool]]:
@@ -174,24 +175,35 @@ def by_generate(family: str, prompts: list[list[int]], limit: int, ends: list[in
     return found
 
 
+def test_what_prompts_share_leaves_each_a_token() -> None:
+    assert shared_tokens(prompts_of(12, shared=LEAST_SHARED)) >= LEAST_SHARED
+    assert shared_tokens(prompts_of(12, shared=LEAST_SHARED - 2)) == 0
+    same = list(range(3, 33))
+    assert shared_tokens([same, same]) == 29
+    assert shared_tokens([same, same[:20]]) == 19
+    assert shared_tokens([same]) == 0
+
+
+@pytest.mark.parametrize("shared", [0, 20])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_greedy_is_token_identical_to_generate(family: str) -> None:
-    prompts, limit = prompts_of(12), 24
+def test_greedy_is_token_identical_to_generate(family: str, shared: int) -> None:
+    prompts, limit = prompts_of(12, shared=shared), 24
     settings = Generate(decoding="greedy", max_new_tokens=limit, batch_size=12)
     noise = np.zeros((12, limit))
     free = decoder(tiny.model(family), NEVER).generate(prompts, settings, noise)
     assert [(g.ids, g.ended) for g in free] == by_generate(family, prompts, limit, [])
     ends = sorted({free[0].ids[2], free[1].ids[5], free[3].ids[9], free[5].ids[0]})  # rows finish at different steps
     wanted = by_generate(family, prompts, limit, ends)
-    assert 1 < sum(ended for _, ended in wanted)
+    assert sum(ended for _, ended in wanted) > 1
     for batch_size in (12, 5, 1):
         found = decoder(tiny.model(family), ends).generate(prompts, settings.model_copy(update={"batch_size": batch_size}), noise)
         assert [(g.ids, g.ended) for g in found] == wanted
 
 
+@pytest.mark.parametrize("shared", [0, 20])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_sample_does_not_depend_on_batch_order_or_neighbours(family: str) -> None:
-    prompts, limit, count = prompts_of(13), 16, 13
+def test_a_sample_does_not_depend_on_batch_order_or_neighbours(family: str, shared: int) -> None:
+    prompts, limit, count = prompts_of(13, shared=shared), 16, 13
     noise = np.random.default_rng(4).random((count, limit))
     settings = Generate(max_new_tokens=limit, batch_size=count, temperature=1.0, top_p=0.95)
     ends = list(range(0, 300, 12))  # about one token in twelve ends a response: rows leave the batch at many steps

@@ -23,10 +23,11 @@ def teacher(family: str, seed: int = 0) -> Teacher:
     return Teacher(model.base_model, model.get_output_embeddings(), CPU)
 
 
-def examples_of(count: int = 9) -> list[Example]:
-    """Prompts and responses of many lengths, empty responses among them."""
+def examples_of(count: int = 9, shared: int = 0) -> list[Example]:
+    """Prompts and responses of many lengths, empty responses among them; prompts begin with `shared` equal tokens."""
     rng = np.random.default_rng(0)
-    out = [Example(rng.integers(3, 300, 1 + i * 3).tolist(), rng.integers(3, 300, (i * 7) % 20).tolist()) for i in range(count)]
+    prefix = list(range(5, 5 + shared))
+    out = [Example(prefix + rng.integers(3, 300, 1 + i * 3).tolist(), rng.integers(3, 300, (i * 7) % 20).tolist()) for i in range(count)]
     assert any(not example.response for example in out)
     return out
 
@@ -39,9 +40,10 @@ def plain(family: str, example: Example, seed: int = 0) -> Any:
     return logits[len(example.prompt) - 1 : -1].double().log_softmax(-1)
 
 
+@pytest.mark.parametrize("shared", [0, 12])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_scores_are_those_of_a_plain_forward_pass(family: str) -> None:
-    examples = examples_of()
+def test_scores_are_those_of_a_plain_forward_pass(family: str, shared: int) -> None:
+    examples = examples_of(shared=shared)
     found = teacher(family).score(examples)
     exact = torch.cat([plain(family, example) for example in examples])
     target = torch.tensor([token for example in examples for token in example.response])

@@ -20,9 +20,13 @@ CPU = torch.device("cpu")
 END = 2
 
 
-def examples_of(count: int = 22) -> list[Example]:
+def examples_of(count: int = 22, shared: int = 0) -> list[Example]:
     rng = np.random.default_rng(1)
-    rows = [(rng.integers(3, 300, rng.integers(1, 12)).tolist(), rng.integers(3, 300, rng.integers(1, 15)).tolist()) for _ in range(count)]
+    prefix = list(range(5, 5 + shared))
+    rows = [
+        (prefix + rng.integers(3, 300, rng.integers(1, 12)).tolist(), rng.integers(3, 300, rng.integers(1, 15)).tolist())
+        for _ in range(count)
+    ]
     return [Example(prompt, response + [END] * (i % 2)) for i, (prompt, response) in enumerate(rows)]
 
 
@@ -65,9 +69,10 @@ def plain(model: Any, examples: list[Example], settings: Train, seed: int = 3) -
     return losses
 
 
+@pytest.mark.parametrize("shared", [0, 12])
 @pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_the_loss_is_that_of_a_plain_loop(family: str) -> None:
-    examples, settings = examples_of(), Train(epochs=2, batch_size=4, lr=1e-3, weight_decay=0.01)
+def test_the_loss_is_that_of_a_plain_loop(family: str, shared: int) -> None:
+    examples, settings = examples_of(shared=shared), Train(epochs=2, batch_size=4, lr=1e-3, weight_decay=0.01)
     found, wanted = fast(still(family), examples, settings), plain(still(family), examples, settings)
     assert len(found) == 12
     assert found == pytest.approx(wanted, abs=1e-4)
