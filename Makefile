@@ -7,7 +7,7 @@ BASE_PYTHON ?= python3
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types install install-dev model browser docs docs-check screenshots clean
+.PHONY: help demo test check lint types install install-dev model browser docs docs-check bench screenshots clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
@@ -43,6 +43,10 @@ $(VENV)/installed-dev: pyproject.toml constraints.txt
 	@$(BASE_PYTHON) .ci/setup_env.py --dev
 	@touch $@ $(VENV)/installed
 
+$(VENV)/installed-bench: pyproject.toml constraints.txt
+	@$(BASE_PYTHON) .ci/setup_env.py --dev --bench
+	@touch $@ $(VENV)/installed $(VENV)/installed-dev
+
 model: install ## fetch, verify and convert the default model (once)
 	@$(PYTHON) -m dces_core.cli models pull
 
@@ -57,6 +61,10 @@ docs: install-dev ## generate docs/settings.md from the settings
 
 docs-check: install-dev ## run every documented command, the long ones too (an hour)
 	DCES_DOCS_LONG=1 $(PYTHON) -m pytest tests/test_docs.py
+
+bench: $(VENV)/installed-bench model ## measure the engine against its peers and write the table of docs/performance.md (an hour)
+	$(PYTHON) -m dces_core.cli bench --out docs/performance.json
+	@$(PYTHON) -m dces_core.cli bench --markdown docs/performance.md --out docs/performance.json
 
 screenshots: install-dev browser ## make docs/images from the recorded run
 	@$(PYTHON) .ci/screenshots.py

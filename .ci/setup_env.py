@@ -1,6 +1,6 @@
 """Make .venv and install the product with exact versions; says first how much will be downloaded. Standard library only.
 
-    python3 .ci/setup_env.py [--dev]
+    python3 .ci/setup_env.py [--dev] [--bench]
 
 A torch >= 2.13 in the Python that runs this is kept: the environment then sees that Python's packages.
 """
@@ -74,7 +74,8 @@ def main(arguments: list[str]) -> int:
     keep = torch_found()
     if not PYTHON.exists():
         venv.create(VENV, with_pip=True, system_site_packages=keep)
-    target = str(ROOT) + ("[dev]" if "--dev" in arguments else "")
+    extras = [name for name in ("dev", "bench") if f"--{name}" in arguments]
+    target = str(ROOT) + (f"[{','.join(extras)}]" if extras else "")
     pip = [str(PYTHON), "-m", "pip", "install", "--disable-pip-version-check", "-c", str(constraints(keep)), "-e", target]
     print("Looking up what is missing ...", flush=True)
     size = planned_bytes(pip)

@@ -129,6 +129,19 @@ def doctor(options: argparse.Namespace) -> int:
     return _print(pl.DataFrame(rows), "table")
 
 
+def bench(options: argparse.Namespace) -> int:
+    """`dces bench`: measure, or put the table of what was measured into a page."""
+    from dces_core.bench import command, rows
+
+    if options.markdown is None:
+        return _print(rows.frame(command.measure(options.names, options.out)), options.format)
+    if options.names or options.out is None:
+        raise UserError("--markdown measures nothing: give it --out FILE with results, and no NAME.")
+    rows.write_page(options.markdown, options.out, list(command.BENCHES))
+    print(options.markdown)
+    return 0
+
+
 def run_info(found: Run) -> dict[str, Any]:
     """What `dces show --info` says of a run."""
     config, manifest, status = found.config, found.manifest, found.status()
@@ -235,6 +248,12 @@ def _parser() -> argparse.ArgumentParser:
     examine = commands.add_parser("doctor", help="devices, memory, disk, versions")
     examine.add_argument("--format", choices=("table", "json"), default="table")
     examine.set_defaults(do=doctor)
+    command = commands.add_parser("bench", help="measure the engine against its peers, side by side")
+    command.add_argument("names", nargs="*", metavar="NAME", help="benches of docs/performance.md (default: all)")
+    command.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    command.add_argument("--out", type=Path, metavar="FILE", help="a JSON file that keeps the results of several calls")
+    command.add_argument("--markdown", type=Path, metavar="PAGE", help="measure nothing; write the table of --out into this page")
+    command.set_defaults(do=bench)
     return parser
 
 

@@ -37,7 +37,7 @@ def describe() -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """Installed version of every package that can change a figure or a picture; None where absent."""
-    return {name: _version(name) for name in PACKAGES}
+    return {name: version(name) for name in PACKAGES}
 
 
 def cpu() -> dict[str, Any]:
@@ -58,7 +58,8 @@ def cores() -> int:
     return os.cpu_count() or 1
 
 
-def _version(name: str) -> str | None:
+def version(name: str) -> str | None:
+    """Installed version of a package, None where absent."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:

@@ -116,11 +116,10 @@ def write_weights(lab: Lab, origin: Stage | None, round_: int, selections: list[
 
 
 def forget(lab: Lab, arm: str, round_: int) -> None:
-    """Delete the weights that `keep` does not want, once the round after them is done."""
+    """Delete the weights that `keep` does not want, once the round after them is done (all earlier ones: some were made again)."""
     keep = lab.config.keep
-    if keep == "all" or round_ < 2 or (keep == "ends" and round_ - 1 == 1):
-        return
-    lab.run.prune(lab.run.stage(round_ - 1, arm, "train"))
+    for earlier in range(2 if keep == "ends" else 1, 1 if keep == "all" else round_):
+        lab.run.prune(lab.run.stage(earlier, arm, "train"))
 
 
 def remaining(run: Run, arms: list[Arm]) -> Counter[str]:

@@ -30,10 +30,10 @@ def training(run: Run, arm: str, round_: int) -> pl.DataFrame:
 
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_architecture_goes_through_two_rounds_by_the_same_code(family: str, tmp_path: Path) -> None:
+    arms = ["plain", "dces", *(["dces-targets"] if family == "qwen3" else [])]
     run = finished(
-        tmp_path, engine="hf", model=str(tiny.folder(family)), device="cpu", arms=["plain", "dces", "dces-targets"],
-        train={"lr": 1e-3, "precision": "fp32"},
-    )  # fmt: skip
+        tmp_path, engine="hf", model=str(tiny.folder(family)), device="cpu", arms=arms, train={"lr": 1e-3, "precision": "fp32"}
+    )
     check_metrics(run)
     assert run.finished("dces") == [0, 1, 2]
     loss = {arm: run.metrics().filter(arm=arm, test_set="everyday", metric="loss")["value"].to_list() for arm in run.config.arms}
@@ -44,10 +44,9 @@ def test_every_architecture_goes_through_two_rounds_by_the_same_code(family: str
             assert (samples.height, (samples["fate"] == "picked").sum()) == (16, 8)
             assert samples["logprob"].is_finite().all() and samples["entropy"].is_finite().all()
     assert (run.samples("dces", 1)["changed"].fill_null(0) > 0).any()
-    labels = training(run, "dces-targets", 1)["labels"]
-    assert labels.is_not_null().any() and training(run, "dces", 1)["labels"].is_null().all()
-    probes = run.probes()
-    assert probes.height == 3 * 3 * 2 * 2
+    assert training(run, "dces", 1)["labels"].is_null().all()
+    assert len(arms) == 2 or training(run, "dces-targets", 1)["labels"].is_not_null().any()
+    assert run.probes().height == len(arms) * 3 * 2 * 2
     assert weights_of(run, "dces") == [2]
 
 
@@ -127,6 +126,10 @@ def test_the_end_token_is_only_where_a_text_ended(everything: Run) -> None:
         for row in training(everything, arm, 1).to_dicts():
             assert (row["response"][-1] == END) == ended[row["id"]]
             assert END not in row["response"][:-1]
+    written = everything.generations("plain", 1)
+    scored = everything.metrics().filter(arm="plain", round=1, metric="self_ppl")["n"].item()
+    assert 0 < written["ended"].sum() < written.height
+    assert scored == written["tokens"].sum() + written["ended"].sum()
 
 
 # switches ---------------------------------------------------------------------------------------------------------------
@@ -272,4 +275,4 @@ def test_one_real_round(tmp_path: Path) -> None:
     assert set(undefined["metric"]) <= {"gain_kept"}, undefined.rows()
     assert frame["value"].drop_nulls().is_finite().all()
     assert frame.filter(metric="bertscore_f1")["value"].is_between(0, 1).all()
-    assert frame.filter(test_set="everyday", metric="ppl", round=0)["value"].max() < 60  # a working model, not noise
+    assert frame.filter(test_set="everyday", metric="ppl", round=0)["value"].max() < 200  # a working model: noise would have 49,152

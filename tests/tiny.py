@@ -35,6 +35,7 @@ SPECIAL: dict[str, dict[str, str]] = {
     "llama": {"bos_token": "<s>", "eos_token": "</s>"},
     "qwen3": {"eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"},
 }
+FINAL_NORM = {"opt": "decoder.final_layer_norm", "gpt2": "ln_f", "llama": "norm", "qwen3": "norm"}
 CHAT = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% if enable_thinking is false %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
@@ -70,6 +71,8 @@ def folder(family: str) -> Path:
     torch.manual_seed(7)
     ids = {f"{name}_id": getattr(tokenizer, f"{name}_id") for name in ("bos_token", "eos_token", "pad_token")}
     made: Any = AutoModelForCausalLM.from_config(config(family, len(tokenizer), **ids))
+    with torch.no_grad():  # sharper: with 49,152 tokens the nucleus of random weights would hold thousands
+        made.base_model.get_submodule(FINAL_NORM[family]).weight.mul_(4)
     path = Path(tempfile.mkdtemp(prefix=f"tiny-{family}-"))
     atexit.register(shutil.rmtree, path, ignore_errors=True)
     disable_progress_bar()  # type: ignore[no-untyped-call]

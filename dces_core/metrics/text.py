@@ -68,9 +68,16 @@ def loop_span(text: str) -> tuple[int, int] | None:
     covering at least 8 units. The longest one counts.
     """
     found = list(UNIT.finditer(text))
-    words = [match.group() for match in found]
-    longest = max((_periodic_end(words, period) for period in range(1, LOOP_PERIOD + 1)), default=0)
+    longest = loop_units([match.group() for match in found])
     return (found[-longest].start(), found[-1].end()) if longest else None
+
+
+def loop_units(words: list[str]) -> int:
+    """Units at the end of a text that make its loop (see loop_span); 0 without one."""
+    if len(words) < LOOP_UNITS or words[-2] not in words[-2 - LOOP_PERIOD : -2]:
+        return 0  # every loop has its last unit but one a period earlier
+    periods = [period for period in range(1, min(LOOP_PERIOD, len(words) - 2) + 1) if words[-2 - period] == words[-2]]
+    return max(_periodic_end(words, period) for period in periods)
 
 
 def _periodic_end(words: list[str], period: int) -> int:
@@ -89,7 +96,7 @@ def _periodic_end(words: list[str], period: int) -> int:
 
 def ends_in_loop(text: str) -> bool:
     """Whether the text ends in a loop ("1.1.1.1.1.1.")."""
-    return loop_span(text) is not None
+    return loop_units(units(text)) > 0
 
 
 def loop_rate(texts: Sequence[str]) -> Value:
@@ -112,8 +119,13 @@ def repeated_spans(text: str, n: int = 4) -> list[tuple[int, int]]:
 
 def rep_4(text: str) -> float | None:
     """1 - unique/total 4-grams of one text; None below 4 units."""
-    grams = _ngrams(units(text), 4)
-    return 1 - len(set(grams)) / len(grams) if grams else None
+    return rep_4_units(units(text))
+
+
+def rep_4_units(words: list[str]) -> float | None:
+    """As rep_4, of a text's units."""
+    total = len(words) - 3
+    return 1 - len(set(zip(words, words[1:], words[2:], words[3:], strict=False))) / total if total > 0 else None
 
 
 def rep_4_mean(texts: Sequence[str]) -> Value:
@@ -128,8 +140,13 @@ def _ngrams(words: list[str], n: int) -> list[tuple[str, ...]]:
 
 def distinct(texts: Sequence[str], n: int, budget_units: int) -> Value:
     """Unique / total n-grams pooled over the budget (Li et al. 2016); Value.n is the total. No n-gram spans two texts."""
-    grams = [gram for text in cut_pool(texts, budget_units) for gram in _ngrams(units(text), n)]
-    return defined(len(set(grams)) / len(grams), len(grams)) if grams else undefined(f"no text has {n} units")
+    seen: set[tuple[str, ...]] = set()
+    total = 0
+    for text in cut_pool(texts, budget_units):
+        grams = _ngrams(units(text), n)
+        seen.update(grams)
+        total += len(grams)
+    return defined(len(seen) / total, total) if total else undefined(f"no text has {n} units")
 
 
 def entropy_unigram(texts: Sequence[str], budget_units: int) -> Value:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,8 @@ Labels = NDArray[np.int32]
 NOISE = -1
 CHUNK = 8192  # rows whose similarities are held at once
 SEED_ROWS = 20_000  # k-means++ looks at no more rows than this (and at 8 per centroid)
+TRAIN_ROWS = 256  # per centroid: the iterations over a pool of more than SEED_ROWS look at no more rows
+FINISHING = 1  # iterations over all rows after those
 SAME = 1e-6  # cosine distance below which two rows count as the same
 
 
@@ -72,13 +75,28 @@ def spherical_kmeans(x: Floats, k: int, seed: int, iterations: int = 25) -> tupl
     """Labels (n,) and unit centroids (k', d) of at most `k` non-empty clusters of (n, d) unit rows, by cosine.
 
     k' is below k where there are fewer distinct rows. Zero rows (empty texts) belong to cluster 0 and pull no centroid.
-    Memory beyond `x` is O(n) plus one chunk; k-means++ starts from a random subset of a large pool (Arthur and
-    Vassilvitskii 2007; Dhillon and Modha 2001).
+    Memory beyond `x` is O(n) plus a subset and one chunk (Dhillon and Modha 2001). In a large pool k-means++ (Arthur and Vassilvitskii
+    2007) starts from a random subset, the iterations run on a larger one (as Faiss does, Johnson et al. 2017), and all rows finish.
     """
     rng = np.random.default_rng(seed)
-    limit = max(SEED_ROWS, 8 * k)
-    subset = x if len(x) <= limit else x[np.sort(rng.choice(len(x), limit, replace=False))]
-    centroids = _plus_plus(subset, k, rng)
+    trials = 1 if len(x) <= SEED_ROWS else 2 + int(np.log(k))
+    centroids = _plus_plus(_subset(x, max(SEED_ROWS, 8 * k), rng), k, rng, trials)
+    trained_on = _subset(x, max(SEED_ROWS, TRAIN_ROWS * k), rng)
+    if len(trained_on) < len(x):
+        _, centroids = _iterate(trained_on, centroids, iterations)
+        iterations = FINISHING
+    labels, centroids = _iterate(x, centroids, iterations)
+    used, compact = np.unique(labels, return_inverse=True)
+    return compact.astype(np.int32), centroids[used]
+
+
+def _subset(x: Floats, limit: int, rng: np.random.Generator) -> Floats:
+    """At most `limit` random rows, in their order."""
+    return x if len(x) <= limit else x[np.sort(rng.choice(len(x), limit, replace=False))]
+
+
+def _iterate(x: Floats, centroids: Floats, iterations: int) -> tuple[Labels, Floats]:
+    """Lloyd's iterations until nothing moves: labels (n,) and the unit means (k, d) of what they say."""
     labels, sums = _assign(x, centroids)
     for _ in range(iterations):
         centroids = _unit(sums, centroids)
@@ -86,9 +104,7 @@ def spherical_kmeans(x: Floats, k: int, seed: int, iterations: int = 25) -> tupl
         labels, sums = _assign(x, centroids)
         if np.array_equal(before, labels):
             break
-    centroids = _unit(sums, centroids)
-    used, compact = np.unique(labels, return_inverse=True)
-    return compact.astype(np.int32), centroids[used]
+    return labels, _unit(sums, centroids)
 
 
 def _density_labels(embeddings: Floats, settings: Cluster, seed: int) -> tuple[Labels, str | None]:
@@ -99,10 +115,9 @@ def _density_labels(embeddings: Floats, settings: Cluster, seed: int) -> tuple[L
     if distinct <= need:
         return np.full(n, NOISE, np.int32), f"{distinct} distinct samples are too few for hdbscan"
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # both announce optional parts and their own deprecations at import
+        warnings.simplefilter("ignore")  # it announces its own deprecations at import
         import hdbscan
-        import umap
-    reducer = umap.UMAP(
+    reducer = load_umap().UMAP(
         n_components=settings.umap_dims, metric="cosine", n_neighbors=min(15, n - 1), min_dist=0.0, random_state=seed % 2**32, n_jobs=1
     )
     reduced = reducer.fit_transform(embeddings)
@@ -115,6 +130,17 @@ def _density_labels(embeddings: Floats, settings: Cluster, seed: int) -> tuple[L
     return labels, None
 
 
+def load_umap() -> Any:
+    """The umap module. Its numba gets a thread pool of its own: the default one would reset the number of torch's threads."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # umap announces optional parts at import
+        import numba
+
+        numba.config.THREADING_LAYER = "workqueue"  # type: ignore[attr-defined]
+        import umap
+    return umap
+
+
 def _centroids(x: Floats, labels: Labels) -> Floats:
     k = int(labels.max()) + 1
     sums = np.zeros((k, x.shape[1]), np.float64)
@@ -123,8 +149,11 @@ def _centroids(x: Floats, labels: Labels) -> Floats:
     return _unit(sums, np.zeros((k, x.shape[1]), np.float32))
 
 
-def _plus_plus(x: Floats, k: int, rng: np.random.Generator) -> Floats:
-    """Initial centroids, at most k: rows drawn in proportion to their cosine distance to those already drawn."""
+def _plus_plus(x: Floats, k: int, rng: np.random.Generator, trials: int) -> Floats:
+    """Initial centroids, at most k: rows drawn in proportion to their cosine distance to those already drawn.
+
+    Of `trials` rows drawn at a time the one stays that leaves the smallest sum of distances (greedy, as scikit-learn does).
+    """
     alive = np.einsum("ij,ij->i", x, x) > 0
     if not alive.any():
         return np.zeros((1, x.shape[1]), np.float32)
@@ -135,8 +164,11 @@ def _plus_plus(x: Floats, k: int, rng: np.random.Generator) -> Floats:
         total = np.cumsum(left)
         if total[-1] <= 0:
             break
-        chosen.append(int(np.searchsorted(total, rng.random() * total[-1], side="right")))
-        np.minimum(left, 1.0 - x @ x[chosen[-1]], out=left)
+        drawn = np.searchsorted(total, rng.random(trials) * total[-1], side="right")
+        rests = [np.minimum(left, 1.0 - similar) for similar in (x @ x[drawn].T).T]
+        best = int(np.argmin([rest.sum() for rest in rests]))
+        chosen.append(int(drawn[best]))
+        left = rests[best]
     return np.ascontiguousarray(x[chosen])
 
 

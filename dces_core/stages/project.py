@@ -15,6 +15,7 @@ from dces_core.metrics.semantic import nearest_reference
 from dces_core.records import table
 from dces_core.seeds import seed_for
 from dces_core.stage import Draft, Stage
+from dces_core.stages.cluster import load_umap
 
 Floats = NDArray[np.float32]
 MARGIN = 0.05
@@ -36,12 +37,10 @@ class Frame:
         if self._reducer is not None:
             return self
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # umap announces optional parts at import and its own single thread at fit
-            import umap
-
+            warnings.simplefilter("ignore")  # umap announces its own single thread at fit
             both = np.concatenate([self.real, self.first])
             settings, seed = self._lab.config.map, seed_for(self._lab.config.seed, 0, "map") % 2**32
-            self._reducer = umap.UMAP(
+            self._reducer = load_umap().UMAP(
                 n_components=2, metric="cosine", n_neighbors=min(settings.neighbors, len(both) - 1), min_dist=settings.min_dist,
                 random_state=seed, n_jobs=1,
             )  # fmt: skip

@@ -6,7 +6,6 @@ only arms that select by center and edge let them decide.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +59,7 @@ class Selection:
 class _View:
     """Full-length facts (P,) about the pool; rows that the gate rejected have no cluster, role, distance or centrality."""
 
-    gated: list[str | None]
+    gated: pl.Series  # why the gate rejected a row, null where it passed
     clustered: Rows
     clustering: Clustering
     labels: NDArray[np.int32]
@@ -105,8 +104,7 @@ def select(inputs: SelectInputs) -> Selection:
     """Run one round's selection. All randomness comes from (seed, round, stage), never from the arm."""
     view = _view(inputs)
     state = _control(inputs, view)
-    eligible = ~view.implausible
-    eligible[[index for index, reason in enumerate(view.gated) if reason]] = False
+    eligible = ~view.implausible & view.gated.is_null().to_numpy()
     picks = _pick(inputs, view, state, eligible)
     edited = picks.order[view.role[picks.order] == CENTER]
     return Selection(
@@ -121,11 +119,11 @@ def select(inputs: SelectInputs) -> Selection:
 
 def _view(inputs: SelectInputs) -> _View:
     config, pool = inputs.config, inputs.pool
-    gated: list[str | None] = [None] * len(pool)
+    gated = pl.repeat(None, len(pool), dtype=pl.String, eager=True)
     if inputs.arm.gate and config.gate.on:
-        gated = gate(pool["text"].fill_null("").to_list(), config.gate)
-    rows = np.flatnonzero([reason is None for reason in gated])
-    x = inputs.embeddings[rows]
+        gated = pl.Series(gate(pool["text"].fill_null("").to_list(), config.gate), dtype=pl.String)
+    rows = np.flatnonzero(gated.is_null().to_numpy())
+    x = inputs.embeddings if len(rows) == len(pool) else inputs.embeddings[rows]
     clustering = cluster(x, config.cluster, seed_for(config.seed, inputs.round_, "cluster"))
     near = distances(x, clustering)
     frozen = np.full(len(pool), np.nan)
@@ -194,14 +192,12 @@ def _pick(inputs: SelectInputs, view: _View, state: dict[str, Any], eligible: ND
 
 
 def _samples(inputs: SelectInputs, view: _View, picks: Picks) -> pl.DataFrame:
-    arm, picked = inputs.arm, picks.mask
-    rejected = [reason or (IMPLAUSIBLE if bad else None) for reason, bad in zip(view.gated, view.implausible, strict=True)]
+    arm, picked = inputs.arm, pl.lit(pl.Series(picks.mask))
     spare = {"random": "not drawn", "center-edge": "the quota was full", "none": "this arm never trains"}[arm.select]
-    fates = [PICKED if hit else REJECTED if reason else OVER_QUOTA for hit, reason in zip(picked, rejected, strict=True)]
-    reasons = [None if hit else reason or spare for hit, reason in zip(picked, rejected, strict=True)]
-    passed = np.zeros(len(picked), np.bool_)
-    passed[view.clustered] = True
-    known = pl.Series(passed)
+    rejected = pl.coalesce(pl.lit(view.gated), pl.when(pl.Series(view.implausible)).then(pl.lit(IMPLAUSIBLE)))
+    fate = pl.when(picked).then(pl.lit(PICKED)).when(rejected.is_not_null()).then(pl.lit(REJECTED)).otherwise(pl.lit(OVER_QUOTA))
+    reason = pl.when(~picked).then(pl.coalesce(rejected, pl.lit(spare)))
+    known = view.gated.is_null()
     frame = inputs.pool.with_columns(
         pl.lit(arm.name).alias("arm"),
         pl.lit(inputs.round_).alias("round"),
@@ -209,9 +205,9 @@ def _samples(inputs: SelectInputs, view: _View, picks: Picks) -> pl.DataFrame:
         pl.Series("distance", view.distance, nan_to_null=True),
         pl.Series("centrality", view.centrality, nan_to_null=True),
         pl.Series("frozen_logprob", view.frozen_logprob, nan_to_null=True),
-        pl.Series("role", view.role.tolist(), dtype=pl.String).set(~known, None),
-        pl.Series("fate", fates, dtype=pl.String),
-        pl.Series("reason", reasons, dtype=pl.String),
+        pl.when(pl.Series(view.role == CENTER)).then(pl.lit(CENTER)).when(known).then(pl.lit(EDGE)).alias("role"),
+        fate.alias("fate"),
+        reason.alias("reason"),
     ).with_columns(pl.when(pl.col("fate") == PICKED).then(pl.col("text")).alias("trained_text"))
     return table("samples", frame)
 
@@ -229,7 +225,7 @@ def _flow(inputs: SelectInputs, view: _View, picks: Picks, state: dict[str, Any]
         "round": inputs.round_,
         "flow": {
             "pool": len(picked),
-            "gated": dict(sorted(Counter(reason for reason in view.gated if reason).items())),
+            "gated": dict(sorted(view.gated.drop_nulls().value_counts().iter_rows())),
             "noise": int((view.clustering.labels == NOISE).sum()),
             "center": int(center.sum()),
             "edge": int(edge.sum()),

@@ -1,0 +1,80 @@
+"""Timing side by side, and the memory of what runs."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from types import TracebackType
+
+import psutil
+
+POLL_S = 0.005
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Median units per second of both sides, and the units that ours did in all repetitions."""
+
+    ours: float
+    peer: float
+    n: int
+
+    @property
+    def ratio(self) -> float:
+        """Our throughput / the peer's."""
+        return self.ours / self.peer
+
+
+def alternate(ours: Callable[[int], int], peer: Callable[[int], int], repeats: int, prepare: Callable[[int], object] | None = None) -> Pair:
+    """Time both in turn, `repeats` times, after one untimed turn. They get the repetition (0: untimed) and return the units done.
+
+    `prepare` gets the repetition before each turn of the peer; its time does not count.
+    """
+    turns = [(_rate(ours, i), prepare and prepare(i), _rate(peer, i)) for i in range(repeats + 1)][1:]
+    return Pair(median(ours[0] for ours, _, _ in turns), median(peer[0] for _, _, peer in turns), sum(ours[1] for ours, _, _ in turns))
+
+
+def _rate(work: Callable[[int], int], repetition: int) -> tuple[float, int]:
+    started = time.perf_counter()
+    units = work(repetition)
+    return units / (time.perf_counter() - started), units
+
+
+class PeakMemory:
+    """Resident memory inside a `with`, sampled every 5 ms by a thread: `peak_bytes`, and `above_bytes` what was there before."""
+
+    def __enter__(self) -> PeakMemory:
+        """Start to sample."""
+        gc.collect()
+        with contextlib.suppress(OSError, AttributeError):  # glibc only: give free pages back, so that they do not hide new ones
+            ctypes.CDLL(None).malloc_trim(0)
+        self._process = psutil.Process()
+        self.before_bytes = self.peak_bytes = self._process.memory_info().rss
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        """Stop."""
+        self._done.set()
+        self._thread.join()
+        self._sample()
+
+    @property
+    def above_bytes(self) -> int:
+        """Peak above what was resident before."""
+        return int(self.peak_bytes - self.before_bytes)
+
+    def _watch(self) -> None:
+        while not self._done.wait(POLL_S):
+            self._sample()
+
+    def _sample(self) -> None:
+        self.peak_bytes = max(self.peak_bytes, self._process.memory_info().rss)
