@@ -31,9 +31,7 @@ def training(run: Run, arm: str, round_: int) -> pl.DataFrame:
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_architecture_goes_through_two_rounds_by_the_same_code(family: str, tmp_path: Path) -> None:
     arms = ["plain", "dces", *(["dces-targets"] if family == "qwen3" else [])]
-    run = finished(
-        tmp_path, engine="hf", model=str(tiny.folder(family)), device="cpu", arms=arms, train={"lr": 1e-3, "precision": "fp32"}
-    )
+    run = finished(tmp_path, engine="hf", model=str(tiny.folder(family)), device="cpu", arms=arms, train={"lr": 1e-3, "precision": "fp32"})
     check_metrics(run)
     assert run.finished("dces") == [0, 1, 2]
     loss = {arm: run.metrics().filter(arm=arm, test_set="everyday", metric="loss")["value"].to_list() for arm in run.config.arms}
