@@ -105,7 +105,7 @@ class Lab:
         """Texts to unit rows, by an encoder that selection does not use."""
         from dces_core.engines.encoder import load_judge
 
-        judge = load_judge(self.config.encoder.judge, self.config.threads)
+        judge = load_judge(self.config.encoder.judge, self.run.threads)
         return judge.embed if judge else self.engine.embed_hidden
 
     @cached_property

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from filelock import FileLock, Timeout
 
-from dces_core import data, machine, models, processes, store
+from dces_core import machine, models, preflight, processes, store
 from dces_core.config import RunConfig
 from dces_core.errors import UserError
 from dces_core.estimate import estimate as estimate
@@ -27,6 +27,8 @@ FINAL: tuple[State, ...] = ("done", "failed", "stopped")
 ALIVE: tuple[State, ...] = ("queued", "running", "stopping")
 FRESH_S = 60.0
 POLL_S = 0.2
+#: A killed worker gives gigabytes back to the system before its process is gone.
+DYING_S = 2.0
 
 
 def create(config: RunConfig, directory: Path | None = None) -> Run:
@@ -34,10 +36,7 @@ def create(config: RunConfig, directory: Path | None = None) -> Run:
 
     Raises UserError when it exists, when data or model cannot be used, or when the run does not fit this machine.
     """
-    if config.engine == "hf":
-        models.check(config.model)
-    for read in (data.load_train, data.load_tests, data.load_probes):
-        read(config)
+    preflight.check(config)
     refuse_if_too_big(config)
     run = store.create(config, machine.describe(), directory.absolute() if directory else None)
     _queue(run)
@@ -63,6 +62,7 @@ def check_resumable(run: Run) -> None:
     if run.recorded:
         raise UserError(f"run {run.id!r} ships with the project and can only be read; launch its recipe to make your own.")
     run.config  # noqa: B018 - raises UserError where the run is unreadable
+    _gone_within(run, DYING_S)
     now = state(run)
     if now in ALIVE:
         raise UserError(f"run {run.id!r} is {now}: watch it, or stop it first (dces stop {run.id}).")

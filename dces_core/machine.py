@@ -31,7 +31,7 @@ FLAGS = ("fma", "f16c", "avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vn
 
 
 def describe() -> dict[str, Any]:
-    """Versions, python, cpu (model, cores, flags) and platform, as run.json keeps them."""
+    """Versions, python, cpu (model, cores, threads, flags) and platform, as run.json keeps them."""
     return {"versions": versions(), "python": platform.python_version(), "cpu": cpu(), "platform": platform.platform()}
 
 
@@ -41,12 +41,13 @@ def versions() -> dict[str, str | None]:
 
 
 def cpu() -> dict[str, Any]:
-    """Processor model, usable cores and the flags that matter."""
+    """Processor model, usable cores, threads and the flags that matter."""
     facts = _cpuinfo()
     flags = (facts.get("flags") or facts.get("Features") or "").split()
     return {
         "model": facts.get("model name") or platform.processor() or platform.machine(),
         "cores": cores(),
+        "threads": threads(),
         "flags": [flag for flag in FLAGS if flag in flags],
     }
 
@@ -56,6 +57,21 @@ def cores() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def threads() -> int:
+    """CPU threads that a worker uses unless told otherwise: $OMP_NUM_THREADS, else one per core."""
+    said = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()
+    return int(said) if said.isdigit() and int(said) else cores()
+
+
+def use_threads(count: int) -> None:
+    """Compute with this many CPU threads from now on: how sums are split decides their last digits."""
+    import threadpoolctl
+    import torch
+
+    torch.set_num_threads(count)
+    threadpoolctl.threadpool_limits(limits=count)
 
 
 def version(name: str) -> str | None:

@@ -26,6 +26,7 @@ from typing import Any
 
 import polars as pl
 
+from dces_core import machine
 from dces_core.config import NAME, RunConfig, parse
 from dces_core.config import SHIPPED as SHIPPED
 from dces_core.errors import RunFailed, UserError
@@ -79,6 +80,11 @@ class Run:
         if manifest.get("schema") != SCHEMA_VERSION:
             raise UserError(f"run {self.id!r} has schema {manifest.get('schema')}, this program reads {SCHEMA_VERSION}.")
         return parse(manifest["config"])
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of its worker: those it was created with, so that a resumed run gives the same digits."""
+        return self.config.threads or int(self.manifest.get("cpu", {}).get("threads") or machine.threads())
 
     @property
     def recorded(self) -> bool:

@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dces_core import launch, processes
+from dces_core import launch, machine, processes
 from dces_core.config import RunConfig
 from dces_core.errors import RunFailed, UserError
 from dces_core.events import Events, Stopped
@@ -80,6 +80,7 @@ def _attempt(run: Run, events: Events) -> tuple[launch.State, dict[str, Any]]:
             from dces_core.rounds import advance
 
             events.state("running", device=device, waiting_for=None)
+            machine.use_threads(run.threads)
             advance(run, events)
         return "done", {"error": None}
     except (Stopped, KeyboardInterrupt):

@@ -111,15 +111,8 @@ def draw_selection(chosen: pl.DataFrame, run: Run, round_: int) -> None:
         return
     st.subheader(f"{chosen.height} selected", anchor=False)
     columns = ["arm", *COLUMNS]
-    event = st.dataframe(
-        chosen.select(columns),
-        key=f"table-{round_}",
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row",
-        height=260,
-        column_config={"text": st.column_config.TextColumn(width="large"), "prompt": st.column_config.TextColumn(width="medium")},
-    )
+    wide = {"text": st.column_config.TextColumn(width="large"), "prompt": st.column_config.TextColumn(width="medium")}
+    row = look.pick_row(chosen.select(columns), f"table-{round_}", wide)
     st.download_button(
         "Download these as CSV",
         read.csv_of(chosen.select([*columns, "trained_text"])),
@@ -127,8 +120,7 @@ def draw_selection(chosen: pl.DataFrame, run: Run, round_: int) -> None:
         "text/csv",
         icon=":material/download:",
     )
-    rows = event["selection"]["rows"]
-    draw_life(chosen.row(rows[0] if rows and rows[0] < chosen.height else 0, named=True))
+    draw_life(chosen.row(row, named=True))
 
 
 def draw_life(row: dict[str, Any]) -> None:

@@ -110,17 +110,8 @@ def draw_evaluation(run: Run, arms: tuple[str, ...], rounds: list[int]) -> None:
         state.empty(f"No evaluation answers in round {round_}", "The selected arms have not finished it.")
         return
     shown = ["prompt", "topic", *(f"{arm} {name}" for arm in ready for name in ("loop", "rep_4", "bertscore_f1"))]
-    event = st.dataframe(
-        table.select(shown),
-        key=f"worst-{round_}",
-        hide_index=True,
-        on_select="rerun",
-        selection_mode="single-row",
-        height=280,
-        column_config={name: st.column_config.NumberColumn(format="%.3f") for name in shown if name.endswith(("rep_4", "f1"))},
-    )
-    rows = event["selection"]["rows"]
-    row = table.row(rows[0] if rows and rows[0] < table.height else 0, named=True)
+    digits = {name: st.column_config.NumberColumn(format="%.3f") for name in shown if name.endswith(("rep_4", "f1"))}
+    row = table.row(look.pick_row(table.select(shown), f"worst-{round_}", digits), named=True)
     head = (
         "".join(f'<div class="head">{look.chip(arm)}</div>' for arm in ready)
         + '<div class="head"><span class="chip"><b>reference</b></span></div>'

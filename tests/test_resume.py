@@ -17,6 +17,7 @@ from small import attempt, check_metrics, contents, finished, go_on, small_confi
 
 from dces_core import rounds
 from dces_core.errors import RunFailed
+from dces_core.machine import threads
 from dces_core.store import SHARED, WEIGHTS, Run
 
 ARMS = ["plain", "dces"]
@@ -151,30 +152,28 @@ def test_a_long_chain_of_pruned_weights(tmp_path: Path) -> None:
     assert contents(run) == before
 
 
-def test_fine_tuned_start_and_accumulated_data_go_on_too(tmp_path: Path) -> None:
-    changes: dict[str, Any] = {"arms": ["dces"], "train": {"round0": "finetune", "regime": "accumulate-subsample", "init": "base"}}
-    one = finished(tmp_path, "one", **changes)
-    two = small_run(tmp_path, "two", **changes)
-    for where in ((0, SHARED, "train"), (2, "dces", "select"), (2, "dces", "train")):
+def cut_and_go_on(folder: Path, changes: dict[str, Any], places: list[tuple[int, str, str]]) -> None:
+    """A run that fails at each of these places in turn equals one that never failed."""
+    one = finished(folder, "one", **changes)
+    two = small_run(folder, "two", **changes)
+    for where in places:
         with pytest.MonkeyPatch.context() as patch:
             interrupt(patch, where, early=False)
             assert attempt(two) == "failed"
     go_on(two)
     equals(two, one)
+
+
+def test_fine_tuned_start_and_accumulated_data_go_on_too(tmp_path: Path) -> None:
+    changes: dict[str, Any] = {"arms": ["dces"], "train": {"round0": "finetune", "regime": "accumulate-subsample", "init": "base"}}
+    cut_and_go_on(tmp_path, changes, [(0, SHARED, "train"), (2, "dces", "select"), (2, "dces", "train")])
 
 
 def test_a_real_architecture_goes_on_bit_by_bit(tmp_path: Path) -> None:
     """gpt2 has dropout: the noise of training must not depend on what ran before in the process."""
     model = str(tiny.folder("gpt2"))
     changes: dict[str, Any] = {"engine": "hf", "model": model, "device": "cpu", "arms": ["dces"], "train": {"precision": "fp32"}}
-    one = finished(tmp_path, "one", **changes)
-    two = small_run(tmp_path, "two", **changes)
-    for where in ((1, "dces", "train"), (2, "dces", "train")):
-        with pytest.MonkeyPatch.context() as patch:
-            interrupt(patch, where, early=False)
-            assert attempt(two) == "failed"
-    go_on(two)
-    equals(two, one)
+    cut_and_go_on(tmp_path, changes, [(1, "dces", "train"), (2, "dces", "train")])
 
 
 def test_maps_are_the_same_after_an_interruption_and_leave_torch_its_threads(tmp_path: Path) -> None:
@@ -220,7 +219,7 @@ def environment(folder: Path) -> dict[str, str]:
         "DCES_RUNS": str(folder / "runs"),
         "DCES_CACHE": str(folder / "cache"),
         "PYTHONPATH": os.pathsep.join([str(site), str(root)]),
-        "OMP_NUM_THREADS": "1",
+        "OMP_NUM_THREADS": str(threads()),
     }
 
 
@@ -247,6 +246,7 @@ def test_kill_9_at_several_moments_and_dces_resume(whole: Run, tmp_path: Path) -
         assert run.stage(*where).done is None
         assert list(run.path.glob("round-*/*/.tmp-*"))
         command = [*COMMAND, "resume", str(directory)]
+        environ["OMP_NUM_THREADS"] = "1"  # a resumed run keeps the threads it began with
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str(directory)

@@ -69,8 +69,6 @@ class HFModel:
     """See LanguageModel."""
 
     def __init__(self, config: RunConfig) -> None:
-        if config.threads:
-            torch.set_num_threads(config.threads)
         self._device = pick_device(config.device)
         self.device = str(self._device)
         self.name = config.model

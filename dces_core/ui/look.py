@@ -11,6 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import streamlit as st
 
 ICON = str(Path(__file__).with_name("icon.svg"))
@@ -114,3 +115,10 @@ def style() -> None:
     """The few rules that Streamlit's theme has no option for."""
     bad, good = ("#F59A66", "#5BD3AE") if is_dark() else ("#B34700", "#00704F")
     st.html(f"<style>:root {{--bad: {bad}; --good: {good};}}{CSS}</style>")
+
+
+def pick_row(frame: pl.DataFrame, key: str, columns: dict[str, Any]) -> int:
+    """Draw a table whose rows can be selected; the selected row, the first one until a row is."""
+    event = st.dataframe(frame, key=key, hide_index=True, on_select="rerun", selection_mode="single-row", height=280, column_config=columns)
+    rows = event["selection"]["rows"]
+    return int(rows[0]) if rows and rows[0] < frame.height else 0

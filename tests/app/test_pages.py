@@ -10,7 +10,8 @@ from make_run import HOSTILE, make_run
 from page_kit import PAGES, shown
 from streamlit.testing.v1 import AppTest
 
-from dces_core import store
+from dces_core import launch, models, processes, store
+from dces_core.stage import write_json
 
 Open = Callable[..., AppTest]
 
@@ -195,3 +196,23 @@ def test_launch_form_refuses_in_a_sentence(runs: Path, open_page: Open) -> None:
     assert not app.exception
     assert "must use letters, digits" in shown(app)
     assert not [b for b in app.button if b.key == "launch"]
+
+
+def test_start_offers_the_model_that_is_not_here_and_shows_how_far_it_is(
+    runs: Path, open_page: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pulls: list[float] = []
+
+    def pull() -> None:
+        pulls.append(0.4)
+        models.models_root().mkdir(parents=True, exist_ok=True)
+        facts = {"share": pulls[-1], "text": "downloading 93 MB", "error": None, **processes.identity()}
+        write_json(models.models_root() / f"{models.DEFAULT}.progress.json", facts)
+
+    monkeypatch.setattr(launch, "pull_model", pull)
+    app = open_page("start")
+    assert "is not on this machine yet" in shown(app)
+    next(button for button in app.button if button.key == "pull").click().run()
+    assert pulls and not app.exception
+    assert "Goes on if you close this tab" in shown(app)
+    assert [bar.proto.value for bar in app.get("progress")] == [40]

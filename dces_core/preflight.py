@@ -1,0 +1,55 @@
+"""What can be refused before a run begins, without torch: data that cannot be read, prompts that no context can hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from dces_core import data, models
+from dces_core.config import RunConfig
+from dces_core.errors import UserError
+from dces_core.stage import read_json
+
+#: config.json's names for the longest sequence.
+CONTEXT = ("max_position_embeddings", "n_positions", "sliding_window")
+
+
+def check(config: RunConfig) -> None:
+    """Raise UserError where a file cannot be used, the model is not there, or a prompt leaves no room for its response.
+
+    Prompts are counted without the chat template around them, and only for a model in a folder; what passes here and is
+    still too long ends round 0 with the same sentence.
+    """
+    found = models.check(config.model) if config.engine == "hf" else None
+    prompts = list(_prompts(config))
+    if isinstance(found, Path) and found.is_dir():
+        _check_lengths(found, prompts)
+
+
+def _prompts(config: RunConfig) -> Iterator[tuple[str, str, int]]:
+    """(the field it comes from, the prompt as the model sees it, tokens that its response may have)."""
+    named = [("data.train", data.load_train(config))]
+    named += [(f"data.tests.{name}", corpus) for name, corpus in data.load_tests(config).items()]
+    limit = config.generate.max_new_tokens
+    found = [(field, pair.prompt, limit) for field, corpus in named if corpus.kind == "pairs" for pair in corpus.pairs]
+    found += [("data.probes", probe.prompt, config.eval.probe_tokens) for probe in data.load_probes(config)]
+    for field, prompt, room in found:
+        yield field, f"{prompt} {config.data.instruction}".strip(), room
+
+
+def _check_lengths(folder: Path, prompts: list[tuple[str, str, int]]) -> None:
+    facts = read_json(folder / "config.json") or {}
+    context = min((int(facts[name]) for name in CONTEXT if facts.get(name)), default=1 << 62)
+    suspects = [item for item in prompts if len(item[1].encode()) + item[2] > context]  # a token covers at least a byte
+    if not suspects or not (folder / "tokenizer.json").is_file():
+        return
+    from tokenizers import Tokenizer
+
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    for field, prompt, room in suspects:
+        tokens = len(tokenizer.encode(prompt, add_special_tokens=False).ids)
+        if tokens + room > context:
+            raise UserError(
+                f"{field}: the prompt that begins {prompt[:40]!r} has {tokens} tokens; with {room} new tokens it exceeds the model's "
+                f"context of {context}: shorten it, or lower generate.max_new_tokens or eval.probe_tokens."
+            )
