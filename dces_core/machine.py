@@ -67,7 +67,7 @@ def threads() -> int:
 
 def use_threads(count: int) -> None:
     """Compute with this many CPU threads from now on: how sums are split decides their last digits."""
-    import threadpoolctl
+    import threadpoolctl  # type: ignore[import-untyped]
     import torch
 
     torch.set_num_threads(count)

@@ -68,7 +68,7 @@ def verdict(table: pl.DataFrame, run: Run) -> str:
         crossed = (
             f"is 10% worse from round {mark['round']} on" if mark["round"] is not None else f"stays within 10% up to round {at['round']}"
         )
-        parts.append(f"{arm} {crossed} ({mark['start'] or 0:.3g} → {at['value']:.3g})")
+        parts.append(f"{arm} {crossed} ({short(mark['start'] or 0)} → {short(at['value'])})")
     words = f"Perplexity on {main_set(run)}: {'; '.join(parts)}." if parts else "Perplexity is not known yet."
     ended = all(last[arm] and last[arm][0]["round"] == run.config.rounds for arm in run.config.arms)
     return f"{words} {held(last, marks) if ended else 'Not finished, so no verdict yet.'} 1 seed, so no interval."
@@ -86,8 +86,8 @@ def held(last: dict[str, list[dict[str, float]]], marks: dict[str, dict[str, obj
 
 
 def short(value: float) -> str:
-    """Three significant digits, zeros kept: 3.00, not 3."""
-    return f"{value:#.3g}".rstrip(".")
+    """Three significant digits, zeros kept (3.00, not 3); from a thousand on whole numbers (1,038)."""
+    return f"{value:,.0f}" if abs(value) >= 999.5 else f"{value:#.3g}".rstrip(".")
 
 
 def number_table(table: pl.DataFrame, run: Run) -> str:

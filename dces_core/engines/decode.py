@@ -29,9 +29,38 @@ from dces_core.events import Progress
 ATTENTION = "dces_grouped"
 SHORT_LIST = 192
 BLOCK = 16
+CACHED_ROWS = 8
 COMPACT_BELOW = 0.8
 COLUMNS = 32
 LEAST_SHARED = 8
+
+
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None = None, dropout: float = 0.0) -> Tensor:
+    """Attention (batch, heads, queries, width) -> (batch, queries, heads, width); keys and values may have fewer heads (GQA)."""
+    batch, heads, queries, width = query.shape
+    groups = heads // key.shape[1]
+    if queries > 1 or torch.is_grad_enabled() or (mask is not None and mask.dtype == torch.bool):
+        out = functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            attn_mask=mask,
+            dropout_p=dropout,
+            scale=scale,
+            is_causal=mask is None and queries > 1,
+            enable_gqa=groups > 1,
+        )
+        return out.transpose(1, 2).contiguous()
+    flat = batch * key.shape[1]
+    rows = query.reshape(flat, groups, width)
+    scale = scale if scale is not None else width**-0.5
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)
+    if mask is None:
+        scores = torch.bmm(rows * scale, keys.transpose(1, 2))
+    else:
+        hidden = mask.expand(batch, key.shape[1], 1, keys.shape[1]).reshape(flat, 1, -1)
+        scores = torch.baddbmm(hidden, rows, keys.transpose(1, 2), alpha=scale)
+    return torch.bmm(torch.softmax(scores, -1), values).view(batch, 1, heads, width)
 
 
 def grouped_attention(
@@ -44,32 +73,8 @@ def grouped_attention(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention (batch, heads, queries, width) -> (batch, queries, heads, width); keys and values may have fewer heads (GQA)."""
-    batch, heads, queries, width = query.shape
-    groups = heads // key.shape[1]
-    if queries > 1 or torch.is_grad_enabled() or (attention_mask is not None and attention_mask.dtype == torch.bool):
-        out = functional.scaled_dot_product_attention(
-            query,
-            key,
-            value,
-            attn_mask=attention_mask,
-            dropout_p=dropout,
-            scale=scaling,
-            is_causal=attention_mask is None and queries > 1,
-            enable_gqa=groups > 1,
-        )
-        return out.transpose(1, 2).contiguous(), None
-    flat = batch * key.shape[1]
-    rows = query.reshape(flat, groups, width)
-    scale = scaling if scaling is not None else width**-0.5
-    keys, values = key.flatten(0, 1), value.flatten(0, 1)
-    if attention_mask is None:
-        scores = torch.bmm(rows * scale, keys.transpose(1, 2))
-    else:
-        mask = attention_mask.expand(batch, key.shape[1], 1, keys.shape[1]).reshape(flat, 1, -1)
-        scores = torch.baddbmm(mask, rows, keys.transpose(1, 2), alpha=scale)
-    out = torch.bmm(torch.softmax(scores, -1), values)
-    return out.view(batch, 1, heads, width), None
+    """`attend` as transformers calls an attention function."""
+    return attend(query, key, value, attention_mask, scaling, dropout), None
 
 
 AttentionInterface.register(ATTENTION, grouped_attention)
@@ -166,39 +171,54 @@ def exact_type(device: torch.device) -> torch.dtype:
 
 
 def choose(logits: Tensor, settings: Generate, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Next tokens (rows,), their untruncated log-probabilities at T = 1, and the entropies at T = 1; logits (rows, vocabulary) fp32."""
-    peak = logits.amax(-1, keepdim=True)
-    shifted = logits - peak
+    """Next tokens (rows,), their untruncated log-probabilities at T = 1, and the entropies at T = 1; logits (rows, vocabulary).
+
+    On a processor a few rows at a time: every pass over them but the first then reads the cache, not the memory.
+    """
+    size = CACHED_ROWS if logits.device.type == "cpu" else len(logits)
+    parts = [_choose(part.float(), settings, u) for part, u in zip(torch.split(logits, size), torch.split(uniforms, size), strict=True)]
+    token, logprob, entropy = (torch.cat(columns) for columns in zip(*parts, strict=True))
+    return token, logprob, entropy
+
+
+def _choose(logits: Tensor, settings: Generate, uniforms: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    shifted = logits - logits.amax(-1, keepdim=True)
     weights = shifted.exp()
     total = weights.sum(-1)
     log_total = total.log()
     entropy = log_total - torch.linalg.vecdot(weights, shifted) / total
-    if settings.decoding == "greedy":
-        token = logits.argmax(-1)
-    else:
-        token = _sample(shifted, weights, settings, uniforms)
+    token = logits.argmax(-1) if settings.decoding == "greedy" else _sample(shifted, weights, settings, uniforms)
     logprob = shifted.gather(1, token.unsqueeze(1)).squeeze(1) - log_total
     return token, logprob, entropy
 
 
 def _sample(shifted: Tensor, weights: Tensor, settings: Generate, uniforms: Tensor) -> Tensor:
     """Temperature, then top-k, then top-p (transformers' order), then the inverse of the cumulative function."""
-    tempered = weights if settings.temperature == 1 else (shifted / settings.temperature).exp()
-    if settings.top_k == 0 and settings.top_p == 1:
+    if settings.top_k:
+        top, index = top_of(shifted, min(settings.top_k, shifted.shape[1]))
+        mass = (top / settings.temperature).exp()
+        kept = _nucleus(mass, mass.sum(-1), settings.top_p)
+        return index.gather(1, invert(kept, uniforms).unsqueeze(1)).squeeze(1)
+    tempered = weights if settings.temperature == 1 else (shifted / settings.temperature).exp_()
+    if settings.top_p == 1:
         return invert(tempered, uniforms)
-    k = settings.top_k or SHORT_LIST
-    top, index = top_of(shifted, min(k, shifted.shape[1]))
-    mass = (top / settings.temperature).exp()
-    whole = mass.sum(-1) if settings.top_k else tempered.sum(-1)
-    kept = _nucleus(mass, whole, settings.top_p)
-    token = index.gather(1, invert(kept, uniforms).unsqueeze(1)).squeeze(1)
-    wide = (mass.sum(-1) < settings.top_p * whole) if not settings.top_k else torch.zeros_like(token, dtype=torch.bool)
-    if bool(wide.any()):  # a nucleus wider than the short list: sort these rows whole
-        order = shifted[wide].argsort(-1, descending=True)
-        mass = tempered[wide].gather(1, order)
-        chosen = invert(_nucleus(mass, mass.sum(-1), settings.top_p), uniforms[wide])
-        token[wide] = order.gather(1, chosen.unsqueeze(1)).squeeze(1)
+    top, index = top_of(tempered, min(SHORT_LIST, shifted.shape[1]))
+    whole = tempered.sum(-1)
+    token = index.gather(1, invert(_nucleus(top, whole, settings.top_p), uniforms).unsqueeze(1)).squeeze(1)
+    for row in (top.sum(-1) < settings.top_p * whole).nonzero().squeeze(1).tolist():
+        token[row] = _sample_wide(tempered[row], settings.top_p, uniforms[row : row + 1])
     return token
+
+
+def _sample_wide(mass: Tensor, top_p: float, uniform: Tensor) -> Tensor:
+    """As `_sample` where the nucleus is wider than the short list; mass (vocabulary,).
+
+    All tokens below (1 - top_p) / vocabulary of the whole are together too light to reach into the nucleus: they need not be sorted.
+    """
+    whole = mass.sum()
+    index = (mass >= (1 - top_p) * whole / len(mass)).nonzero().squeeze(1)
+    order = index[mass[index].argsort(descending=True, stable=True)]
+    return order[invert(_nucleus(mass[order].unsqueeze(0), whole.unsqueeze(0), top_p), uniform)].squeeze(0)
 
 
 def _nucleus(mass: Tensor, whole: Tensor, top_p: float) -> Tensor:
@@ -220,11 +240,11 @@ class _Batch:
 
 
 class Decoder:
-    """Decodes with one model. `head` maps hidden states to logits."""
+    """Decodes with one model, by its own forward pass or by `lean`, which has its own `head` (hidden states to logits) as well."""
 
-    def __init__(self, body: torch.nn.Module, head: torch.nn.Module, layers: int, device: torch.device, ends: list[int]) -> None:
-        self.body, self.head, self.layers, self.device = body, head, layers, device
-        self.dtype = next(head.parameters()).dtype
+    def __init__(self, model: Any, device: torch.device, ends: list[int], lean: Any = None) -> None:
+        self.body, self.head = (lean, lean.head) if lean else (model.base_model, model.get_output_embeddings())
+        self.layers, self.dtype, self.device = int(model.config.num_hidden_layers), model.dtype, device
         self.ends = torch.tensor(ends, device=device)
 
     @torch.inference_mode()
@@ -254,7 +274,7 @@ class Decoder:
         noise = torch.from_numpy(uniforms).to(self.device, exact_type(self.device))
         cache, batch, hidden = self._prefill(prompts)
         for step in range(limit):
-            token, lp, ent = choose(self.head(hidden).float(), settings, noise[batch.rows, step])
+            token, lp, ent = choose(self.head(hidden), settings, noise[batch.rows, step])
             rows = batch.rows.cpu()
             tokens[rows, step], logprob[rows, step], entropy[rows, step] = token.cpu(), lp.cpu(), ent.cpu()
             stop = rows[torch.isin(token, self.ends).cpu() & ~ended[rows]]

@@ -23,6 +23,7 @@ from dces_core.config import Edit, Generate, RunConfig, Train
 from dces_core.engines import trainer
 from dces_core.engines.base import Example, Floats, Generation, Proposal, TokenScores, Which, silent
 from dces_core.engines.decode import ATTENTION, Decoder
+from dces_core.engines.lean import LeanBody, lean_body
 from dces_core.engines.teacher import Teacher, divergence
 from dces_core.errors import UserError
 from dces_core.events import Progress
@@ -79,6 +80,7 @@ class HFModel:
         self._bf16 = has_bf16(self._device) if precision == "auto" else precision == "bf16"
         self._copy = self._half(self._master)
         self._frozen = self._half(self._master, share=False)
+        self._lean: LeanBody | None = None
         self.parameters = sum(p.numel() for p in self._master.parameters())
         self.vocabulary = int(self._master.get_output_embeddings().weight.shape[0])
         self.context = context_of(self._master.config)
@@ -171,6 +173,7 @@ class HFModel:
         return next(other for other in state if own[other].data_ptr() == own[name].data_ptr())
 
     def _refresh(self) -> None:
+        self._lean = None
         if self._copy is not self._master:
             with torch.no_grad():
                 for half, master in zip(self._copy.parameters(), self._master.parameters(), strict=True):
@@ -190,9 +193,8 @@ class HFModel:
                 )
         if settings.decoding == "beam":
             return self._beam(prompts, settings, progress)
-        layers = int(self._copy.config.num_hidden_layers)
-        decoder = Decoder(self._copy.base_model, self._copy.get_output_embeddings(), layers, self._device, self._ends)
-        return decoder.generate(prompts, settings, uniforms, progress)
+        self._lean = self._lean or lean_body(self._copy)
+        return Decoder(self._copy, self._device, self._ends, self._lean).generate(prompts, settings, uniforms, progress)
 
     def _beam(self, prompts: list[list[int]], settings: Generate, progress: Progress) -> list[Generation]:
         """Beam search by transformers; probabilities by the teacher."""

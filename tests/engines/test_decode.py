@@ -14,6 +14,7 @@ from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogit
 from dces_core.config import Generate
 from dces_core.engines.base import Generation
 from dces_core.engines.decode import BLOCK, LEAST_SHARED, SHORT_LIST, Decoder, choose, invert, shared_tokens, top_of
+from dces_core.engines.lean import lean_body
 
 CPU = torch.device("cpu")
 NEVER = [-1]  # no token ends a response
@@ -148,8 +149,11 @@ def test_invert_never_chooses_what_is_impossible() -> None:
 # the decoder against transformers ---------------------------------------------------------------------------------------
 
 
-def decoder(model: Any, ends: list[int]) -> Decoder:
-    return Decoder(model.base_model, model.get_output_embeddings(), 2, CPU, ends)
+PATHS = [*((family, False) for family in tiny.FAMILIES), ("llama", True), ("qwen3", True)]
+
+
+def decoder(model: Any, ends: list[int], lean: bool = False) -> Decoder:
+    return Decoder(model, CPU, ends, lean_body(model) if lean else None)
 
 
 def prompts_of(count: int, seed: int = 0, shared: int = 0) -> list[list[int]]:
@@ -185,29 +189,29 @@ def test_what_prompts_share_leaves_each_a_token() -> None:
 
 
 @pytest.mark.parametrize("shared", [0, 20])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_greedy_is_token_identical_to_generate(family: str, shared: int) -> None:
+@pytest.mark.parametrize(("family", "lean"), PATHS)
+def test_greedy_is_token_identical_to_generate(family: str, lean: bool, shared: int) -> None:
     prompts, limit = prompts_of(12, shared=shared), 24
     settings = Generate(decoding="greedy", max_new_tokens=limit, batch_size=12)
     noise = np.zeros((12, limit))
-    free = decoder(tiny.model(family), NEVER).generate(prompts, settings, noise)
+    free = decoder(tiny.model(family), NEVER, lean).generate(prompts, settings, noise)
     assert [(g.ids, g.ended) for g in free] == by_generate(family, prompts, limit, [])
     ends = sorted({free[0].ids[2], free[1].ids[5], free[3].ids[9], free[5].ids[0]})  # rows finish at different steps
     wanted = by_generate(family, prompts, limit, ends)
     assert sum(ended for _, ended in wanted) > 1
     for batch_size in (12, 5, 1):
-        found = decoder(tiny.model(family), ends).generate(prompts, settings.model_copy(update={"batch_size": batch_size}), noise)
+        found = decoder(tiny.model(family), ends, lean).generate(prompts, settings.model_copy(update={"batch_size": batch_size}), noise)
         assert [(g.ids, g.ended) for g in found] == wanted
 
 
 @pytest.mark.parametrize("shared", [0, 20])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_a_sample_does_not_depend_on_batch_order_or_neighbours(family: str, shared: int) -> None:
+@pytest.mark.parametrize(("family", "lean"), PATHS)
+def test_a_sample_does_not_depend_on_batch_order_or_neighbours(family: str, lean: bool, shared: int) -> None:
     prompts, limit, count = prompts_of(13, shared=shared), 16, 13
     noise = np.random.default_rng(4).random((count, limit))
     settings = Generate(max_new_tokens=limit, batch_size=count, temperature=1.0, top_p=0.95)
     ends = list(range(0, 300, 12))  # about one token in twelve ends a response: rows leave the batch at many steps
-    one = decoder(tiny.model(family), ends)
+    one = decoder(tiny.model(family), ends, lean)
     whole = one.generate(prompts, settings, noise)
     assert {g.ended for g in whole} == {True, False} or len({len(g.ids) for g in whole}) > 5
     order = np.random.default_rng(5).permutation(count)
@@ -223,6 +227,20 @@ def agree(a: Generation, b: Generation) -> None:
     assert (a.ids, a.ended) == (b.ids, b.ended)
     assert a.logprob == pytest.approx(b.logprob, abs=1e-4)
     assert a.entropy == pytest.approx(b.entropy, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_the_lean_pass_gives_the_same_probabilities(family: str) -> None:
+    prompts, noise = prompts_of(9, shared=12), np.random.default_rng(8).random((9, 20))
+    settings = Generate(max_new_tokens=20, batch_size=9, temperature=1.0, top_p=0.95)
+    pairs = (decoder(tiny.model(family), NEVER, lean).generate(prompts, settings, noise) for lean in (False, True))
+    for a, b in zip(*pairs, strict=True):
+        agree(a, b)
+
+
+@pytest.mark.parametrize("family", ["opt", "gpt2"])
+def test_other_layouts_have_no_lean_pass(family: str) -> None:
+    assert lean_body(tiny.model(family)) is None
 
 
 def test_compaction_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

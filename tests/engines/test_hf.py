@@ -186,3 +186,25 @@ def test_devices() -> None:
     absent = "mps" if not torch.backends.mps.is_available() else "cuda"
     with pytest.raises(UserError, match=f"device = '{absent}' is not available here"):
         pick_device(absent)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3"])
+def test_generation_follows_the_weights_that_were_loaded_last(family: str, tmp_path: Path) -> None:
+    engine = HFModel(settings(family))
+    prompts, greedy = [[5, 6, 7], [8, 9, 10, 11]], Generate(decoding="greedy", max_new_tokens=12)
+
+    def wanted() -> list[list[int]]:
+        rows = [
+            engine._master.generate(torch.tensor([p]), do_sample=False, max_new_tokens=12, eos_token_id=None, pad_token_id=0)
+            for p in prompts
+        ]
+        return [row[0, len(p) :].tolist() for row, p in zip(rows, prompts, strict=True)]
+
+    engine._ends = [engine.vocabulary - 1]
+    before = [g.ids for g in engine.generate(prompts, greedy, np.zeros((2, 12)))]
+    assert before == wanted()
+    engine.train([Example([5, 6, 7], [20, 21, 22, 23])] * 8, Train(epochs=4, lr=0.01, batch_size=4), seed=0)
+    after = [g.ids for g in engine.generate(prompts, greedy, np.zeros((2, 12)))]
+    assert after == wanted() and after != before
+    engine.load(None)
+    assert [g.ids for g in engine.generate(prompts, greedy, np.zeros((2, 12)))] == before
