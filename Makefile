@@ -56,7 +56,7 @@ browser: install-dev ## a Chromium for the browser tests: Debian's package as ro
 	else $(PYTHON) -m playwright install chromium; fi
 
 docs: install-dev ## generate docs/settings.md from the settings
-	@$(PYTHON) -m dces_core.config > docs/settings.md.new
+	@$(PYTHON) -m dces_core.settings > docs/settings.md.new
 	@mv docs/settings.md.new docs/settings.md
 
 docs-check: install-dev ## run every documented command, the long ones too (an hour)

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from dces_core import export, launch, models, store
+from dces_core import cli_study, export, launch, models, store
 from dces_core.config import load_recipe, recipe_names
 from dces_core.errors import UserError
 from dces_core.store import Run
@@ -50,7 +50,7 @@ def ls(options: argparse.Namespace) -> int:
     frame = pl.DataFrame(rows, schema={name: pl.Int64 if name in ("seed", "rounds", "finished") else pl.String for name in columns})
     if options.format == "table":  # what fits a terminal; the other formats have everything
         frame = frame.select("id", "state", "arms", "finished", "rounds")
-    return _print(frame, options.format)
+    return export.emit(frame, options.format)
 
 
 def stop(options: argparse.Namespace) -> int:
@@ -78,16 +78,20 @@ def record(options: argparse.Namespace) -> int:
 
 
 def show(options: argparse.Namespace) -> int:
-    """`dces show`: metrics, or what the run is."""
+    """`dces show`: metrics, collapse verdicts, or what the run is."""
     found = store.find(options.run)
     if options.metrics:
-        return _print(found.metrics(), options.format)
+        return export.emit(found.metrics(), options.format)
+    if options.verdicts:
+        from dces_core.metrics.verdict import verdicts
+
+        return export.emit(verdicts(found.metrics()), options.format)
     info = run_info(found)
     if options.format == "json":
         print(json.dumps(info, indent=1, ensure_ascii=False))
         return 0
     rows = [{"field": key, "value": value if isinstance(value, str) else json.dumps(value)} for key, value in info.items()]
-    return _print(pl.DataFrame(rows), options.format)
+    return export.emit(pl.DataFrame(rows), options.format)
 
 
 def samples(options: argparse.Namespace) -> int:
@@ -99,13 +103,13 @@ def samples(options: argparse.Namespace) -> int:
     if frame.is_empty():
         done = found.finished(options.arm, "select")
         raise UserError(f"round = {options.round} of arm {options.arm!r} has no samples; rounds that have: {_list(done)}.")
-    return _print(frame, options.format, options.out)
+    return export.emit(frame, options.format, options.out)
 
 
 def probes(options: argparse.Namespace) -> int:
     """`dces probes`: answers to the watched prompts."""
     frame = store.find(options.run).probes().select("arm", "round", "prompt", "mode", "text", "loop")
-    return _print(frame, options.format)
+    return export.emit(frame, options.format)
 
 
 def models_(options: argparse.Namespace) -> int:
@@ -114,7 +118,7 @@ def models_(options: argparse.Namespace) -> int:
         said: list[str] = []
         print(models.pull(lambda share, text: _say(said, f"{share:4.0%}  {text}")))
         return 0
-    return _print(pl.DataFrame(models.ls(), schema_overrides={"bytes": pl.Int64}), options.format)
+    return export.emit(pl.DataFrame(models.ls(), schema_overrides={"bytes": pl.Int64}), options.format)
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -126,7 +130,7 @@ def doctor(options: argparse.Namespace) -> int:
         print(json.dumps(facts, indent=1))
         return 0
     rows = [{"what": key, "found": value if isinstance(value, str) else json.dumps(value)} for key, value in facts.items()]
-    return _print(pl.DataFrame(rows), "table")
+    return export.emit(pl.DataFrame(rows), "table")
 
 
 def bench(options: argparse.Namespace) -> int:
@@ -134,7 +138,7 @@ def bench(options: argparse.Namespace) -> int:
     from dces_core.bench import command, rows
 
     if options.markdown is None:
-        return _print(rows.frame(command.measure(options.names, options.out)), options.format)
+        return export.emit(rows.frame(command.measure(options.names, options.out)), options.format)
     if options.names or options.out is None:
         raise UserError("--markdown measures nothing: give it --out FILE with results, and no NAME.")
     rows.write_page(options.markdown, options.out, list(command.BENCHES))
@@ -207,24 +211,6 @@ def _row(found: Run) -> dict[str, Any]:
     }
 
 
-def _print(frame: pl.DataFrame, kind: str, out: Path | None = None) -> int:
-    """Write a table to stdout, or to a file."""
-    if kind == "parquet":
-        data = export.to_parquet(frame)
-    else:
-        data = {"csv": export.to_csv, "json": export.to_json, "table": export.to_table}[kind](frame).encode()
-    if out is None:
-        sys.stdout.buffer.write(data)
-        sys.stdout.flush()
-        return 0
-    try:
-        out.write_bytes(data)
-    except OSError as error:
-        raise UserError(f"out = {str(out)!r} cannot be written: {error.strerror}.") from None
-    print(out)
-    return 0
-
-
 def _say(said: list[str], line: str) -> None:
     """A line to stderr, unless it was the last one."""
     if said[-1:] != [line]:
@@ -241,6 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_runners(commands)
     _add_readers(commands)
+    cli_study.add_commands(commands)
     pull = commands.add_parser("models", help="fetch the default model, or list what is here")
     pull.add_argument("action", choices=("pull", "ls"))
     pull.add_argument("--format", choices=("table", "csv", "json"), default="table")
@@ -282,10 +269,11 @@ def _add_readers(commands: Any) -> None:
     command = commands.add_parser("ls", help="list runs")
     command.add_argument("--format", choices=("table", "csv", "json"), default="table")
     command.set_defaults(do=ls)
-    command = commands.add_parser("show", help="metrics of a run, or what it is")
+    command = commands.add_parser("show", help="metrics of a run, collapse verdicts, or what it is")
     command.add_argument("run", metavar="RUN")
     what = command.add_mutually_exclusive_group(required=True)
     what.add_argument("--metrics", action="store_true")
+    what.add_argument("--verdicts", action="store_true", help="first round of collapse, by each of several definitions")
     what.add_argument("--info", action="store_true")
     command.add_argument("--format", choices=("table", "csv", "json"), default="table")
     command.set_defaults(do=show)

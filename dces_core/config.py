@@ -12,13 +12,17 @@ import json
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dces_core.errors import UserError
 
-ArmName = Literal["plain", "random", "dces", "dces-targets", "dces-no-edit", "dces-static", "frozen"]
+ArmName = Literal[
+    "plain", "random", "ppl-low", "ppl-high", "ppl-band", "semdedup", "toedit",
+    "dces", "dces-targets", "dces-no-edit", "dces-static", "dces-no-filter", "dces-no-gate",
+    "edit-random", "plain-t1", "plain-tctl", "tce", "real10", "frozen", "real",
+]  # fmt: skip
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PACKAGE = Path(__file__).resolve().parent
 #: The data directory: inside the package in a wheel, beside it in a checkout.
@@ -33,6 +37,9 @@ class Section(BaseModel):
     """A frozen section that refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+
+Kind = TypeVar("Kind", bound=Section)
 
 
 class Data(Section):
@@ -208,12 +215,24 @@ class Train(Section):
     epochs: Annotated[int, Field(ge=1, le=50)] = Field(1, description="Passes over a round's data.")
     batch_size: Annotated[int, Field(ge=1, le=1024)] = Field(8, description="Sequences per optimiser step.")
     lr: Annotated[float, Field(gt=0, le=1)] = Field(5e-5, description="Peak learning rate of AdamW.")
+    round0_epochs: Annotated[int, Field(ge=0, le=1000)] = Field(0, description="Passes of round 0's fine-tuning; 0: train.epochs. Ours.")
+    round0_lr: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="Learning rate of round 0's fine-tuning; 0: train.lr. Ours.")
     weight_decay: Annotated[float, Field(ge=0, le=1)] = Field(0.0, description="AdamW weight decay.")
     schedule: Literal["constant", "linear"] = Field("constant", description="Learning rate over a round: constant, or linear to zero.")
     max_grad_norm: Annotated[float, Field(gt=0, le=1000)] = Field(1.0, description="Gradient clipping.")
+    loss: Literal["full", "truncated"] = Field(
+        "full", description="Cross-entropy on every token, or truncated (arXiv 2509.08972); arm tce always truncates."
+    )
+    tce_gamma: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.99, description="Truncated loss: tokens of a larger probability under the model in training get no loss."
+    )
     precision: Literal["auto", "fp32", "bf16"] = Field(
         "auto", description="Autocast type; auto: bf16 where the hardware has it. Masters stay fp32."
     )
+
+    def at_round0(self) -> Train:
+        """These settings for round 0's fine-tuning."""
+        return self.model_copy(update={"epochs": self.round0_epochs or self.epochs, "lr": self.round0_lr or self.lr})
 
 
 class Eval(Section):
@@ -281,29 +300,36 @@ class RunConfig(Section):
             raise ValueError(f"name = {self.name!r} must use letters, digits, '.', '_' and '-' only")
         if len(set(self.arms)) != len(self.arms):
             raise ValueError(f"arms = {list(self.arms)} names an arm twice")
+        if "plain-tctl" in self.arms and self.generate.decoding != "sample":
+            raise ValueError(f"generate.decoding = {self.generate.decoding!r} has no temperature for arm plain-tctl to move; use 'sample'")
         for name in self.data.tests:
             if not NAME.fullmatch(name):
                 raise ValueError(f"data.tests: the name {name!r} must use letters, digits, '.', '_' and '-' only")
         return self
 
     def digest(self) -> str:
-        """sha256 over everything that can change a figure (labels, devices and retention cannot)."""
-        body = self.model_dump(mode="json", exclude={"name", "note", "keep", "device", "threads"})
+        """sha256 over everything that can change a figure of an arm (labels, devices, retention and the other arms cannot)."""
+        body = self.model_dump(mode="json", exclude={"name", "note", "keep", "device", "threads", "arms"})
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def parse(values: dict[str, Any]) -> RunConfig:
     """Validate plain values. Raises UserError with one sentence per wrong field."""
+    return validate(RunConfig, values, "docs/settings.md")
+
+
+def validate(kind: type[Kind], values: dict[str, Any], page: str) -> Kind:
+    """As `parse`, for any kind of section; `page` lists its fields."""
     try:
-        return RunConfig.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(" ".join(_sentence(item) for item in error.errors())) from None
+        raise UserError(" ".join(_sentence(item, page) for item in error.errors())) from None
 
 
-def _sentence(item: Any) -> str:
+def _sentence(item: Any, page: str) -> str:
     where = ".".join(str(part) for part in item["loc"]) or "settings"
     if item["type"] == "extra_forbidden":
-        return f"{where} is not a setting; docs/settings.md lists them all."
+        return f"{where} is not a setting; {page} lists them all."
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
         return f"{message}."
@@ -348,48 +374,3 @@ def _literal(text: str) -> Any:
         return tomllib.loads(f"x = {text}")["x"]
     except tomllib.TOMLDecodeError:
         return [part.strip() for part in text.split(",")] if "," in text else text
-
-
-def main() -> None:
-    """Print docs/settings.md: `python -m dces_core.config > docs/settings.md` (make docs)."""
-    print("# Settings\n\nGenerated by `make docs` from `dces_core/config.py`; change them there.\n")
-    print('A recipe is a TOML file with these fields; `--set section.key=value` changes one. A line that ends in "Ours." is a choice')
-    print("that the published description leaves open. Shipped recipes: " + ", ".join(f"`{name}`" for name in recipe_names()) + ".")
-    _print_section("", RunConfig)
-    for name, info in RunConfig.model_fields.items():
-        if isinstance(info.default, Section):
-            _print_section(name, type(info.default))
-
-
-def _print_section(name: str, section: type[Section]) -> None:
-    print(f"\n## {f'[{name}]' if name else 'Top level'}\n\n{(section.__doc__ or '').strip()}\n")
-    print("| field | type | default | bounds | what it is |\n|---|---|---|---|---|")
-    for field, info in section.model_fields.items():
-        if not isinstance(info.default, Section):
-            cells = (f"`{field}`", _type_words(info.annotation), f"`{_toml(info.default)}`", _bound_words(info.metadata), info.description)
-            print(f"| {' | '.join(map(str, cells))} |")
-
-
-def _toml(value: Any) -> str:
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + " }"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def _type_words(kind: Any) -> str:
-    """Allowed values, or the type's name."""
-    if get_origin(kind) is Literal:
-        return ", ".join(f"`{json.dumps(value)}`" for value in get_args(kind))
-    if get_origin(kind) is tuple:
-        return f"list of {_type_words(get_args(kind)[0])}"
-    return {bool: "true or false", int: "whole number", float: "number", str: "text"}.get(kind, "table of text by name")
-
-
-def _bound_words(metadata: list[Any]) -> str:
-    signs = {"ge": "≥ {}", "gt": "> {}", "le": "≤ {}", "lt": "< {}", "min_length": "length ≥ {}", "max_length": "length ≤ {}"}
-    found = [words.format(getattr(item, sign)) for item in metadata for sign, words in signs.items() if hasattr(item, sign)]
-    return ", ".join(found)
-
-
-if __name__ == "__main__":
-    main()

@@ -12,7 +12,8 @@ from typing import Any
 
 import psutil
 
-from dces_core import machine, models, processes, store
+from dces_core import machine, models, processes, scratch, store
+from dces_core.arms import ARMS
 from dces_core.config import RunConfig
 from dces_core.errors import UserError
 
@@ -24,6 +25,7 @@ KNOWN = {
     "gpt2": (124_439_808, 50_257),
     "openai-community/gpt2": (124_439_808, 50_257),
     "Qwen/Qwen3-0.6B": (596_049_920, 151_936),
+    **{name: (count, scratch.VOCABULARY) for name, count in scratch.PARAMETERS.items()},
 }
 REFERENCE_PARAMETERS = 134_515_008
 REFERENCE_CORES = 2
@@ -177,7 +179,7 @@ def _corrections(config: RunConfig) -> tuple[dict[str, float], int]:
 
 def _weight_bytes(config: RunConfig, parameters: int) -> int:
     """fp32 weights that lie on disk at the worst moment: what `keep` keeps, and the set that is being written."""
-    trained = [arm for arm in config.arms if arm != "frozen"]
+    trained = [arm for arm in config.arms if ARMS[arm].trains]
     per_arm = {"newest": 1, "ends": 2, "all": config.rounds}[config.keep]
     shared = 1 if config.train.round0 == "finetune" else 0
     return 4 * parameters * (min(per_arm, config.rounds) * len(trained) + shared + bool(trained))

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import io
 import json
+import sys
+from pathlib import Path
 from typing import Any
 
 import polars as pl
+
+from dces_core.errors import UserError
 
 #: A spreadsheet reads a cell that starts with one of these as a formula.
 FORMULA = r"^[=+\-@\t\r]"
@@ -49,6 +53,27 @@ def to_table(frame: pl.DataFrame, width: int | None = None) -> str:
     with console.capture() as capture:
         console.print(table)
     return capture.get()
+
+
+def emit(frame: pl.DataFrame, kind: str, out: Path | None = None) -> int:
+    """Write a table (`kind`: table, csv, json or parquet) to stdout, or to a file, whose name is then printed.
+
+    Returns exit code 0. Raises UserError where the file cannot be written.
+    """
+    if kind == "parquet":
+        data = to_parquet(frame)
+    else:
+        data = {"csv": to_csv, "json": to_json, "table": to_table}[kind](frame).encode()
+    if out is None:
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+        return 0
+    try:
+        out.write_bytes(data)
+    except OSError as error:
+        raise UserError(f"out = {str(out)!r} cannot be written: {error.strerror}.") from None
+    print(out)
+    return 0
 
 
 def _as_json(column: pl.Series) -> pl.Series:

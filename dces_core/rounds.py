@@ -10,6 +10,7 @@ from collections import Counter
 from functools import partial
 
 from dces_core.arms import ARMS, Arm
+from dces_core.config import Train
 from dces_core.events import Events, Progress
 from dces_core.lab import Lab
 from dces_core.seeds import seed_for
@@ -42,7 +43,7 @@ def round_zero(lab: Lab) -> tuple[Stage | None, Stage]:
     """M_0 (None: the base model as it is) and its evaluation, shared by all arms."""
     start = None
     if lab.config.train.round0 == "finetune":
-        start = lab.do(0, SHARED, "train", [], partial(write_weights, lab, None, 0, []))
+        start = lab.do(0, SHARED, "train", [], partial(write_weights, lab, None, 0, [], lab.config.train.at_round0()))
     lab.load(start)
     lab.freeze(start)
 
@@ -58,7 +59,7 @@ def write_first_pool(lab: Lab, start: Stage | None) -> Stage:
 
     def generate(draft: Draft, progress: Progress) -> None:
         lab.load(start)
-        write_pool(lab, 1, draft, progress)
+        write_pool(lab, 1, lab.config.generate, draft, progress)
 
     return lab.do(1, SHARED, "generate", [start] if start else [], generate)
 
@@ -70,17 +71,19 @@ def one_round(
     run, name = lab.run, arm.name
     before = run.stage(round_ - 1, name, "train") if arm.trains and round_ > 1 else start
     chain = [before] if before else []
+    last = run.stage(round_ - 1, name, "select") if round_ > 1 else None
+    previous = last.json("controller") if last else None
+    steered = [last] if last and arm.decode == "controlled" else []
 
     def generate(draft: Draft, progress: Progress) -> None:
         lab.load(before)
-        write_pool(lab, round_, draft, progress)
+        settings = arm.decoding(lab.config.generate, (previous or {}).get("sampling_temperature"))
+        write_pool(lab, round_, settings, draft, progress)
 
-    pool = first_pool if round_ == 1 and arm.shares_pool else lab.do(round_, name, "generate", chain, generate)
-    last = run.stage(round_ - 1, name, "select") if round_ > 1 else None
+    pool = first_pool if round_ == 1 and arm.shares_pool else lab.do(round_, name, "generate", [*chain, *steered], generate)
 
     def choose(draft: Draft, progress: Progress) -> None:
         lab.load(before)
-        previous = last.json("controller") if last else None
         write_selection(lab, arm, round_, pool, reference, previous, draft, progress)
 
     select = lab.do(round_, name, "select", [pool, reference, *chain, *([last] if last else [])], choose)
@@ -91,7 +94,8 @@ def one_round(
         return
     selections = [run.stage(r, name, "select") for r in range(1, round_ + 1)]
     origin = before if lab.config.train.init == "previous" else None
-    weights = lab.do(round_, name, "train", [*selections, *chain], partial(write_weights, lab, origin, round_, selections))
+    fit = partial(write_weights, lab, origin, round_, selections, arm.training(lab.config.train))
+    weights = lab.do(round_, name, "train", [*selections, *chain], fit)
 
     def evaluate(draft: Draft, progress: Progress) -> None:
         lab.load(weights)
@@ -101,7 +105,9 @@ def one_round(
     forget(lab, name, round_)
 
 
-def write_weights(lab: Lab, origin: Stage | None, round_: int, selections: list[Stage], draft: Draft, progress: Progress) -> None:
+def write_weights(
+    lab: Lab, origin: Stage | None, round_: int, selections: list[Stage], settings: Train, draft: Draft, progress: Progress
+) -> None:
     """Fine-tune `origin` (None: the base model) on a round's data; without selections, on the real training split."""
     engine = lab.load(origin)
     if selections:
@@ -109,10 +115,10 @@ def write_weights(lab: Lab, origin: Stage | None, round_: int, selections: list[
     else:
         examples = [lab.training_example(lab.train, pair) for pair in lab.train.pairs]
     lab.trained(None)
-    losses = engine.train(examples, lab.config.train, seed_for(lab.config.seed, round_, "train"), progress)
+    losses = engine.train(examples, settings, seed_for(lab.config.seed, round_, "train"), progress)
     engine.save(draft.file(WEIGHTS))
     tokens = sum(len(example.response) for example in examples)
-    draft.json("loss", {"loss": losses, "examples": len(examples), "trained_tokens": tokens * lab.config.train.epochs})
+    draft.json("loss", {"loss": losses, "examples": len(examples), "trained_tokens": tokens * settings.epochs})
 
 
 def forget(lab: Lab, arm: str, round_: int) -> None:

@@ -1,4 +1,4 @@
-"""The only module that knows file names: commit a stage, read a run, find runs, follow events.
+"""The only module that knows file names: commit a stage, read a run, find runs, follow events. study_store.py adds those of studies.
 
     runs/NAME-YYYYMMDD-HHMMSS/
       run.json       settings, versions, machine: written once

@@ -107,6 +107,7 @@ def controller_table(run: Run) -> str:
         "error",
         "edge_share",
         "edit_temperature",
+        "sampling_temperature",
         "changed",
         "picked_center",
         "picked_edge",

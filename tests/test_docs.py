@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from dces_core import cli, config, data
+from dces_core import cli, config, data, settings
 from dces_core.arms import ARMS, Arm
 from dces_core.config import RunConfig, Section
 from dces_core.metrics.degradation import DIRECTION, TITLE
@@ -160,7 +160,7 @@ def test_every_verb_is_in_the_readme_and_on_the_run_page() -> None:
 def test_settings_page_is_what_the_settings_say() -> None:
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        config.main()
+        settings.main()
     assert (ROOT / "docs/settings.md").read_text(encoding="utf-8") == out.getvalue(), "run: make docs"
     for name, section in sections().items():
         for field in section.model_fields:
@@ -193,8 +193,10 @@ def test_every_choice_of_ours_is_on_the_method_page() -> None:
 
 def arm_row(arm: Arm) -> str:
     word = {True: "yes", False: "no"}
+    edit = arm.edit if arm.edit == "none" else f"{arm.edit}, {arm.edits}"
     cells = (
-        f"`{arm.name}`", arm.title, word[arm.gate], arm.select, arm.edit, word[arm.filter], word[arm.dynamic], word[arm.trains], arm.source,
+        f"`{arm.name}`", arm.title, arm.decode, word[arm.gate], arm.select, edit, word[arm.filter], word[arm.dynamic], word[arm.truncates],
+        f"{arm.real:g}", word[arm.trains], word[arm.ranked], arm.source,
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"
 

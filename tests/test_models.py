@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -11,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from dces_core import models
+from dces_core import models, scratch
 from dces_core.errors import UserError
 
 CONTENT = b"GGUF" + bytes(1000)
@@ -163,3 +165,40 @@ def test_the_default_model_answers() -> None:
     answer = model.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=40, do_sample=False)[0, prompt.shape[1] :]
     text = tokenizer.decode(answer, skip_special_tokens=True).lower()
     assert sum(sport in text for sport in ("golf", "basketball", "soccer", "tennis", "baseball")) >= 2, text
+
+
+# tiny models with random weights ----------------------------------------------------------------------------------------
+
+
+def test_a_tiny_model_needs_the_default_models_tokenizer(cache: Path) -> None:
+    with pytest.raises(UserError, match="uses the tokenizer of smollm2-135m-instruct"):
+        models.resolve("tiny-opt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", scratch.PARAMETERS)
+def test_a_tiny_model_is_the_same_wherever_it_is_built(name: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    tokenizer = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dces" / "models" / models.DEFAULT
+    if not tokenizer.is_dir():
+        pytest.skip("the default model, whose tokenizer this needs, is not on this machine: dces models pull")
+    (cache / "models").mkdir(parents=True)
+    (cache / "models" / models.DEFAULT).symlink_to(tokenizer)
+    from dces_core.engines.hf import open_model
+
+    torch.manual_seed(5)
+    expected = torch.rand(1)
+    torch.manual_seed(5)
+    folder = models.resolve(name)
+    assert torch.rand(1) == expected, "building leaves the process's random numbers alone"
+    assert isinstance(folder, Path)
+    first = (folder / "model.safetensors").read_bytes()
+    words, model = open_model(name)
+    assert sum(parameter.numel() for parameter in model.parameters()) == scratch.PARAMETERS[name]
+    assert len(words) == scratch.VOCABULARY == model.get_output_embeddings().weight.shape[0]
+    assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    shutil.rmtree(folder)
+    torch.manual_seed(6)
+    assert (Path(models.resolve(name)) / "model.safetensors").read_bytes() == first
+    assert {row["name"] for row in models.ls()} == {models.DEFAULT, name}

@@ -12,7 +12,8 @@ import tiny
 from small import attempt, check_metrics, contents, finished, small_run
 
 from dces_core import models
-from dces_core.config import ArmName, RunConfig, Train, load_recipe
+from dces_core.arms import ARMS
+from dces_core.config import SHIPPED, ArmName, RunConfig, Train, load_recipe
 from dces_core.store import SHARED, WEIGHTS, Run, create
 
 ALL_ARMS = list(get_args(ArmName))
@@ -59,20 +60,27 @@ def everything(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_all_arms(everything: Run) -> None:
     check_metrics(everything)
+    generated = {"frozen": 0, "real": 0, "real10": 7}
     for arm in ALL_ARMS:
         assert everything.finished(arm) == [0, 1, 2]
         for round_ in (1, 2):
-            picked = (everything.samples(arm, round_)["fate"] == "picked").sum()
-            assert picked == (0 if arm == "frozen" else 8)
-            assert training(everything, arm, round_).height == picked
+            samples, rows = everything.samples(arm, round_), training(everything, arm, round_)
+            picked = set(samples.filter(fate="picked")["id"])
+            assert len(picked) == generated.get(arm, 8) and picked == set(rows.filter(source="generated")["id"])
+            assert rows.height == (0 if arm == "frozen" else 8)
+            assert rows.filter(source="real").height == everything.controller(arm, round_)["real_pairs"]
+            assert (samples["reason"].is_null() == (samples["fate"] == "picked")).all()
         assert weights_of(everything, arm) == ([] if arm == "frozen" else [1, 2])
+    steps = {arm: len((everything.stage(2, arm, "train").json("loss") or {"loss": []})["loss"]) for arm in ALL_ARMS if arm != "frozen"}
+    assert set(steps.values()) == {1}, "equal optimiser steps"
 
 
 def test_round_1_has_one_pool_and_later_rounds_have_their_own(everything: Run) -> None:
     first = everything.stage(1, SHARED, "generate").frame("pool")
     for arm in ALL_ARMS:
-        assert everything.stage(1, arm, "generate").done is None
-        assert everything.samples(arm, 1).select("id", "text").equals(first.select("id", "text"))
+        shares = ARMS[arm].shares_pool
+        assert (everything.stage(1, arm, "generate").done is None) == shares
+        assert everything.samples(arm, 1).select("id", "text").equals(first.select("id", "text")) == shares
         assert everything.stage(2, arm, "generate").done is not None
     prompts = [everything.stage(2, arm, "generate").frame("pool")["prompt_id"].to_list() for arm in ALL_ARMS]
     assert all(row == prompts[0] for row in prompts)
@@ -114,6 +122,49 @@ def test_what_the_arms_do(everything: Run) -> None:
     assert training(everything, "dces", 1)["id"].to_list() == training(everything, "dces-no-edit", 1)["id"].to_list()
 
 
+def test_arms_that_pick_at_random_are_paired(everything: Run) -> None:
+    plain = training(everything, "plain", 1)
+    for arm in ("toedit", "tce", "plain-tctl", "real10"):
+        ids = training(everything, arm, 1).filter(source="generated")["id"].to_list()
+        assert ids == plain["id"].to_list()[: len(ids)], arm
+    assert training(everything, "plain-t1", 1)["id"].to_list() == plain["id"].to_list(), "the same places of another pool"
+    assert training(everything, "plain", 1).equals(training(everything, "tce", 1))
+    weights = [everything.stage(1, arm, "train").file(WEIGHTS).read_bytes() for arm in ("plain", "tce", "plain-tctl")]
+    assert weights[0] == weights[2], "its first round is plain's"
+
+
+def test_arms_with_editing_edit_what_they_say(everything: Run) -> None:
+    toedit, random_ = everything.samples("toedit", 1), everything.samples("edit-random", 1)
+    assert toedit["flagged"].is_not_null().sum() == 8 and random_["flagged"].is_not_null().sum() == 4
+    labels = training(everything, "edit-random", 1).filter(pl.col("labels").is_not_null())
+    assert set(labels["id"]) == set(random_.filter(pl.col("flagged").is_not_null())["id"])
+    assert all(row["labels"] != row["response"] for row in labels.to_dicts() if len(row["response"]) > 4)
+    assert training(everything, "toedit", 1)["labels"].is_null().all()
+    assert everything.controller("toedit", 2)["edit_temperature"] == 1.0
+
+
+def test_real_rows_are_fresh_every_round(everything: Run) -> None:
+    for arm, count in (("real", 8), ("real10", 1)):
+        ids = [training(everything, arm, r).filter(source="real")["id"].to_list() for r in (1, 2)]
+        assert [len(set(row)) for row in ids] == [count, count] and ids[0] != ids[1]
+    real = training(everything, "real", 1)["id"].to_list()
+    assert real[0] == training(everything, "real10", 1).filter(source="real")["id"].item(), "the same stream"
+
+
+def test_the_controller_moves_the_next_pool_of_plain_tctl(tmp_path: Path) -> None:
+    gains = {"edit_kp": 5.0, "edit_t_max": 4.0}
+    run = finished(tmp_path, "on", arms=["plain", "plain-tctl"], rounds=3, controller=gains, train={"lr": 1e-2})
+    held = finished(tmp_path, "off", arms=["plain", "plain-tctl"], rounds=3, controller=gains, train={"lr": 1e-2}, dynamic=False)
+    states = [run.controller("plain-tctl", r) for r in (1, 2, 3)]
+    assert states[0]["sampling_temperature"] == run.config.generate.temperature, "the first pool is the set-point"
+    assert states[1]["sampling_temperature"] != run.config.generate.temperature
+    texts = {arm: [run.samples(arm, r)["text"].to_list() for r in (1, 2, 3)] for arm in run.config.arms}
+    assert texts["plain"][:2] == texts["plain-tctl"][:2] and texts["plain"][2] != texts["plain-tctl"][2]
+    assert {held.controller("plain-tctl", r)["sampling_temperature"] for r in (1, 2, 3)} == {held.config.generate.temperature}
+    for round_ in (1, 2, 3):
+        assert held.samples("plain", round_)["text"].equals(held.samples("plain-tctl", round_)["text"])
+
+
 def test_the_end_token_is_only_where_a_text_ended(everything: Run) -> None:
     from dces_core.engines.fake import END
 
@@ -138,6 +189,8 @@ SWITCHES: list[dict[str, Any]] = [
     {"train": {"round0": "finetune", "init": "base", "regime": "accumulate"}},
     {"train": {"schedule": "linear", "epochs": 2}},
     {"generate": {"decoding": "greedy"}},
+    {"generate": {"decoding": "beam", "beams": 3}},
+    {"train": {"loss": "truncated", "tce_gamma": 0.5}},
     {"generate": {"top_k": 5, "top_p": 1.0, "temperature": 1.5}},
     {"cluster": {"clusterer": "hdbscan"}},
     {"cluster": {"clusterer": "kmeans", "k": 3}},
@@ -176,6 +229,42 @@ def check_regime(run: Run) -> None:
     assert [len(ids) for ids in sources] == ([4, 4] if "real" in settings.regime else [0, 0])
     if "real" in settings.regime:
         assert (sources[0] == sources[1]) == (settings.regime == "fixed-real")
+
+
+STARTS = [(init, round0) for init in ("previous", "base") for round0 in ("asis", "finetune")]
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+@pytest.mark.parametrize(("init", "round0"), STARTS)
+def test_every_regime_from_every_start(regime: str, init: str, round0: str, tmp_path: Path) -> None:
+    train = {"regime": regime, "init": init, "round0": round0, "real_share": 0.5}
+    run = finished(tmp_path, arms=["plain", "dces-targets", "real10"], train=train)
+    check_metrics(run)
+    check_regime(run)
+    assert run.stage(0, SHARED, "train").file(WEIGHTS).exists() == (round0 == "finetune")
+    examples = {arm: (run.stage(2, arm, "train").json("loss") or {})["examples"] for arm in run.config.arms}
+    assert len(set(examples.values())) == 1, "every arm trains on as many"
+
+
+@pytest.mark.parametrize("decoding", ["sample", "beam"])
+@pytest.mark.parametrize(("init", "round0"), STARTS)
+def test_a_network_from_every_start_and_by_beam_search(init: str, round0: str, decoding: str, tmp_path: Path) -> None:
+    regime = {"sample": "accumulate-subsample", "beam": "fresh-real"}[decoding]
+    run = finished(
+        tmp_path, engine="hf", model=str(tiny.folder("llama")), device="cpu", arms=["plain", "tce"], pool={"n": 4},
+        generate={"decoding": decoding, "beams": 2, "max_new_tokens": 6}, data={"train": str(few(tmp_path))},
+        train={"lr": 1e-3, "precision": "fp32", "init": init, "round0": round0, "regime": regime, "tce_gamma": 0.5},
+    )  # fmt: skip
+    check_metrics(run)
+    counts = [(run.stage(r, "plain", "train").json("loss") or {})["examples"] for r in (1, 2)]
+    assert counts == [4, 4]
+
+
+def few(folder: Path) -> Path:
+    """The first eight training pairs."""
+    lines = (SHIPPED / "everyday" / "train.jsonl").read_text(encoding="utf-8").splitlines()[:8]
+    (folder / "few.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return folder / "few.jsonl"
 
 
 def test_round_0_fine_tuned_gains_and_keeps_its_weights(tmp_path: Path) -> None:

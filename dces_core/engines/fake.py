@@ -6,7 +6,7 @@ For tests and page work. Words, with the space before them, and punctuation are 
 
 where b is a row of bigram mass and u the unigram distribution, a little of it uniform. A step of training moves the rows
 that it meets towards what it saw there, so truncated sampling loses the tails, row by row, until loops and repeats are left.
-Of the training settings it knows lr, epochs, batch_size and schedule; the others have no meaning here.
+Of the training settings it knows lr, epochs, batch_size, schedule and the loss; the others have no meaning here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ from safetensors.numpy import load_file, save_file
 from dces_core.config import Edit, Generate, Train, parse
 from dces_core.data import Pair, load_train
 from dces_core.engines.base import Example, Floats, Generation, Ints, Proposal, TokenScores, Which, silent
-from dces_core.errors import UserError
 from dces_core.events import Progress
 
 Doubles = NDArray[np.float64]
@@ -152,13 +151,14 @@ class FakeModel:
     # the four verbs -------------------------------------------------------------------------------------------------
 
     def generate(self, prompts: list[list[int]], settings: Generate, uniforms: Doubles, progress: Progress = silent) -> list[Generation]:
-        """See LanguageModel. Raises UserError for beam search."""
-        if settings.decoding == "beam":
-            raise UserError("generate.decoding = 'beam': the fake engine has no beam search; use 'sample' or 'greedy', or engine = 'hf'.")
+        """See LanguageModel."""
         out: list[Generation] = []
         for start in range(0, len(prompts), CHUNK):
             part = slice(start, start + CHUNK)
-            out += self._generate(prompts[part], settings, uniforms[part])
+            if settings.decoding == "beam":
+                out += [self._beam(prompt, settings) for prompt in prompts[part]]
+            else:
+                out += self._generate(prompts[part], settings, uniforms[part])
             progress(len(out), len(prompts))
         return out
 
@@ -183,6 +183,33 @@ class FakeModel:
                 break
         scores = [np.array(fact, np.float32).reshape(-1, 2) for fact in facts]
         return [Generation(ids[i], last[i] == END, scores[i][:, 0], scores[i][:, 1]) for i in range(len(prompts))]
+
+    def _beam(self, prompt: list[int], settings: Generate) -> Generation:
+        """Beam search: the largest mean log-probability, that of the end token included. Never <unk>."""
+        boost, width = _boost(prompt), settings.beams
+        live: list[tuple[float, list[int], list[tuple[float, float]]]] = [(0.0, [], [])]
+        found: list[tuple[float, bool, list[int], list[tuple[float, float]]]] = []
+        for step in range(1, settings.max_new_tokens + 1):
+            rows = self._probabilities(self._current, [[*prompt, *ids][-1] for _, ids, _ in live], [boost] * len(live))
+            entropy, own = _entropy(rows), np.where(rows > 0, _log(rows), -np.inf)
+            own[:, UNKNOWN] = -np.inf
+            total = (own + np.array([beam[0] for beam in live])[:, None]).ravel()
+            best = np.argpartition(-total, min(2 * width, len(total)) - 1)[: 2 * width]
+            live, before = [], live
+            for rank, place in enumerate(best[np.argsort(-total[best], kind="stable")].tolist()):
+                i, token = divmod(place, self.vocabulary)
+                _, ids, facts = before[i]
+                if token != END:
+                    live.append((float(total[place]), [*ids, token], [*facts, (float(own[i, token]), float(entropy[i]))]))
+                elif rank < width:
+                    found.append((float(total[place]) / step, True, ids, facts))
+            live = live[:width]
+            if len(found) >= width:
+                break
+        found += [(total / len(ids), False, ids, facts) for total, ids, facts in live]
+        _, ended, ids, facts = max(found, key=lambda beam: beam[0])
+        scores = np.array(facts, np.float32).reshape(-1, 2)
+        return Generation(ids, ended, scores[:, 0], scores[:, 1])
 
     def score(self, examples: list[Example], which: Which = "current", progress: Progress = silent) -> TokenScores:
         """See LanguageModel."""
@@ -241,10 +268,11 @@ class FakeModel:
         batches = [order[start : start + settings.batch_size] for start in range(0, len(order), settings.batch_size)]
         losses = []
         for step, batch in enumerate(batches):
-            chosen = [examples[i] for i in batch]
-            losses.append(self._loss(chosen))
+            lefts, targets, logprob = self._lessons([examples[i] for i in batch])
+            kept = logprob <= (np.log(settings.tce_gamma) if settings.loss == "truncated" else 0)
+            losses.append(float((-logprob[kept]).sum()) / max(len(targets), 1))
             lr = settings.lr * (1 - step / len(batches) if settings.schedule == "linear" else 1)
-            _move(rows, unigram, chosen, lr)
+            _move(rows, unigram, lefts[kept].tolist(), targets[kept].tolist(), lr)
             self._current = Weights(
                 {v: (tokens, mass.astype(np.float32)) for v, (tokens, mass) in rows.items()}, unigram.astype(np.float32)
             )
@@ -253,15 +281,17 @@ class FakeModel:
 
     # probabilities --------------------------------------------------------------------------------------------------
 
-    def _loss(self, examples: list[Example]) -> float:
-        """Mean negative log-probability of the training targets, nats."""
-        total, count = 0.0, 0
+    def _lessons(self, examples: list[Example]) -> tuple[Ints, Ints, Doubles]:
+        """What stands before each training target, the targets, and their log-probabilities (nats)."""
+        lefts = np.array([left for example in examples for left in _lefts(example)], np.int64)
         labels = np.array([token for example in examples for token in _targets(example)], np.int64)
+        logprob = np.zeros(len(labels))
+        done = 0
         for targets, rows in self._chunks(self._current, examples):
-            part = labels[count : count + len(targets)]
-            total -= float(np.log(rows[np.arange(len(part)), part]).sum())
-            count += len(part)
-        return total / max(count, 1)
+            part = slice(done, done + len(targets))
+            logprob[part] = np.log(rows[np.arange(len(targets)), labels[part]])
+            done += len(targets)
+        return lefts, labels, np.minimum(logprob, 0)
 
     def _chunks(self, weights: Weights, examples: list[Example]) -> Iterator[tuple[Ints, Doubles]]:
         """Response tokens and their probability rows, of at most CHUNK positions, in the order of `examples`."""
@@ -336,12 +366,11 @@ def _entropy(rows: Doubles) -> Doubles:
     return entropy
 
 
-def _move(rows: dict[int, tuple[Ints, Doubles]], unigram: Doubles, examples: list[Example], lr: float) -> None:
+def _move(rows: dict[int, tuple[Ints, Doubles]], unigram: Doubles, lefts: list[int], targets: list[int], lr: float) -> None:
     """One step, in place: each row that was met moves towards what followed there, the further the more often it was met."""
     seen: dict[int, Counter[int]] = defaultdict(Counter)
-    for example in examples:
-        for left, target in zip(_lefts(example), _targets(example), strict=True):
-            seen[left][target] += 1
+    for left, target in zip(lefts, targets, strict=True):
+        seen[left][target] += 1
     for left, row in seen.items():
         old, old_mass = rows.get(left, (np.zeros(0, np.int64), np.zeros(0)))
         keep = np.exp(-RATE * lr * row.total())
@@ -351,7 +380,6 @@ def _move(rows: dict[int, tuple[Ints, Doubles]], unigram: Doubles, examples: lis
         mass[np.searchsorted(tokens, old)] = keep * old_mass
         mass[np.searchsorted(tokens, new)] += (1 - keep) * np.array(list(row.values())) / row.total()
         rows[left] = (tokens, mass * min(1, MAX_ROW / mass.sum()))
-    targets = [token for example in examples for token in _targets(example)]
     if targets:
         keep = np.exp(-UNIGRAM_RATE * lr * len(targets))
         unigram *= keep

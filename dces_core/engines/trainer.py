@@ -31,11 +31,19 @@ def plan_batches(examples: list[Example], settings: Train, seed: int) -> list[li
     return out
 
 
-def response_loss(body: torch.nn.Module, head: torch.nn.Module, examples: list[Example], device: torch.device) -> tuple[torch.Tensor, int]:
-    """Mean cross-entropy (nats) over the response tokens of a batch, and their number."""
+def response_loss(
+    body: torch.nn.Module, head: torch.nn.Module, examples: list[Example], device: torch.device, gamma: float | None = None
+) -> tuple[torch.Tensor, int]:
+    """Mean cross-entropy (nats) over the response tokens of a batch, and their number.
+
+    `gamma`: truncated cross-entropy (arXiv 2509.08972): targets of a larger probability add nothing to the sum; the mean is still over all.
+    """
     labels = torch.tensor([token for e in examples for token in (e.response if e.labels is None else e.labels)], device=device)
     logits = head(response_states(body, examples, device))
-    return functional.cross_entropy(logits.float(), labels), len(labels)
+    if gamma is None:
+        return functional.cross_entropy(logits.float(), labels), len(labels)
+    losses = functional.cross_entropy(logits.float(), labels, reduction="none")
+    return (losses * (losses.detach() >= -math.log(gamma))).mean(), len(labels)
 
 
 def train(
@@ -60,6 +68,7 @@ def train(
         torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=device.type in ("cpu", "cuda"))
     )
     plan = plan_batches(examples, settings, seed)
+    gamma = settings.tce_gamma if settings.loss == "truncated" else None
     model.train()
     losses = []
     for step, batch in enumerate(plan):
@@ -67,7 +76,7 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = settings.lr * (1 - step / len(plan))
         with accelerator.autocast():
-            loss, _ = response_loss(body, head, [examples[i] for i in batch], device)
+            loss, _ = response_loss(body, head, [examples[i] for i in batch], device, gamma)
         value = loss.detach().item()
         if not math.isfinite(value):
             raise RunFailed(f"the training loss is {value} at step {step + 1} of {len(plan)}; lower train.lr (now {settings.lr}).")

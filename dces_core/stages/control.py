@@ -65,6 +65,15 @@ class EditState(TypedDict):
     edit_reason: str | None
 
 
+class SamplingState(TypedDict):
+    """The sampling temperature of the next round's pool (arm plain-tctl) and what made it. `sampling_reason`: as `edit_reason`."""
+
+    sampling_temperature: float
+    sampling_integral: float  # nats, summed over rounds
+    sampling_clipped: bool
+    sampling_reason: str | None
+
+
 class ControlState(EditState):
     """The controller's memory and its output, JSON-able. `reason`: why the edge share is the constant a0, else null."""
 
@@ -195,31 +204,63 @@ def _shares_by_cluster(settings: Controller, error: float, sd: float | None, mea
 def _edit_step(
     settings: Controller, edit: Edit, dynamic: bool, logprob: float | None, goal: float | None, previous: Mapping[str, Any] | None
 ) -> EditState:
-    """T = clip(T0 + kp * e + ki * sum(e), t_min, t_max); e: rise of the pool's mean log-probability over round 0's.
-
-    Anti-windup: while T is clipped, an error that pushes it further out is not added to the stored sum, so that the
-    temperature leaves its bound in the first round in which the error turns.
-    """
+    """The editing temperature: T0 = edit.temperature, within edit_t_min and edit_t_max. See `_steer`."""
     error = None if logprob is None or goal is None else logprob - goal
-    state: EditState = {
+    reason = _held(settings, dynamic, logprob, goal)
+    bounds = (settings.edit_t_min, settings.edit_t_max)
+    before = float((previous or {}).get("edit_integral") or 0.0)
+    temperature, integral, clipped = _steer(settings, edit.temperature, bounds, None if reason else error, before)
+    return {
         "logprob": logprob,
         "logprob_setpoint": goal,
         "edit_error": error,
-        "edit_integral": float((previous or {}).get("edit_integral") or 0.0),
-        "edit_temperature": edit.temperature,
-        "edit_clipped": False,
-        "edit_reason": None,
+        "edit_integral": integral,
+        "edit_temperature": temperature,
+        "edit_clipped": clipped,
+        "edit_reason": reason,
     }
+
+
+def sampling_step(
+    settings: Controller, edit: Edit, base: float, dynamic: bool, state: Mapping[str, Any], previous: Mapping[str, Any] | None
+) -> SamplingState:
+    """The sampling temperature of the next round's pool: the editing loop's gains and the width of its bounds, around `base`.
+
+    `state`: this round's, with `logprob` and its set-point. Never below a tenth of `base`, which a temperature of zero or less would be.
+    """
+    logprob, goal = state["logprob"], state["logprob_setpoint"]
+    reason = _held(settings, dynamic, logprob, goal)
+    bounds = (max(0.1 * base, base + settings.edit_t_min - edit.temperature), base + settings.edit_t_max - edit.temperature)
+    before = float((previous or {}).get("sampling_integral") or 0.0)
+    temperature, integral, clipped = _steer(settings, base, bounds, None if reason else logprob - goal, before)
+    return {
+        "sampling_temperature": temperature,
+        "sampling_integral": integral,
+        "sampling_clipped": clipped,
+        "sampling_reason": reason,
+    }
+
+
+def _held(settings: Controller, dynamic: bool, logprob: float | None, goal: float | None) -> str | None:
+    """Why a temperature stays at its constant, None where it moves."""
     if not dynamic or settings.edit_signal == "off":
-        state["edit_reason"] = "edit_signal is off" if dynamic else "dynamic is off"
-        return state
+        return "edit_signal is off" if dynamic else "dynamic is off"
+    if logprob is None or goal is None:
+        return f"log-probability is undefined in {'this pool' if logprob is None else 'the first pool'}"
+    return None
+
+
+def _steer(
+    settings: Controller, base: float, bounds: tuple[float, float], error: float | None, integral: float
+) -> tuple[float, float, bool]:
+    """T = clip(base + kp * e + ki * sum(e), *bounds), the new sum, and whether it was clipped; e None: `base` as it is.
+
+    e: rise of the pool's mean log-probability over round 0's. Anti-windup: while T is clipped, an error that pushes it further
+    out is not added to the stored sum, so that the temperature leaves its bound in the first round in which the error turns.
+    """
     if error is None:
-        state["edit_reason"] = f"log-probability is undefined in {'this pool' if logprob is None else 'the first pool'}"
-        return state
-    integral = (state["edit_integral"] or 0.0) + error
-    wanted = edit.temperature + settings.edit_kp * error + settings.edit_ki * integral
-    temperature = float(np.clip(wanted, settings.edit_t_min, settings.edit_t_max))
-    if (wanted - temperature) * error <= 0:
-        state["edit_integral"] = integral
-    state["edit_temperature"], state["edit_clipped"] = temperature, temperature != wanted
-    return state
+        return base, integral, False
+    total = integral + error
+    wanted = base + settings.edit_kp * error + settings.edit_ki * total
+    temperature = float(np.clip(wanted, *bounds))
+    return temperature, total if (wanted - temperature) * error <= 0 else integral, temperature != wanted

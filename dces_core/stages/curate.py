@@ -62,9 +62,10 @@ def write_selection(
         {"id": frame["id"][i], "source": "generated", "prompt": e.prompt, "response": e.response, "labels": e.labels}
         for i, e in ((int(i), edited.get(int(i), examples[i])) for i in chosen.order)
     ]
+    real = _real_rows(lab, arm, round_)
     draft.table("samples", samples)
-    draft.table("training", pl.DataFrame(_with_real(lab, round_, rows), schema=TRAINING))
-    draft.json("controller", {**chosen.controller, **facts})
+    draft.table("training", pl.DataFrame(rows + real, schema=TRAINING))
+    draft.json("controller", {**chosen.controller, **facts, "real_pairs": len(real)})
     np.save(draft.file("embeddings.npy"), embeddings)
     progress(3, 3)
 
@@ -89,7 +90,7 @@ def _edit(
         return chosen.samples, {"flagged": None, "changed": None, "edited_tokens": None}, {}
     before = [examples[i] for i in chosen.edit]
     result = edit_responses(
-        lab.engine, before, lab.config.edit, arm.edit, chosen.controller["edit_temperature"],
+        lab.engine, before, arm.editing(lab.config.edit), arm.edit, chosen.controller["edit_temperature"],
         seed_for(lab.config.seed, round_, "edit"), chosen.edit.tolist(),
     )  # fmt: skip
     texts = [lab.engine.decode(example.response) for example in result.examples]
@@ -102,18 +103,15 @@ def _edit(
     return with_edits(chosen.samples, chosen.edit, result, texts), facts, edited
 
 
-def _with_real(lab: Lab, round_: int, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """In the fixed-real and fresh-real regimes, real pairs take the place of the last of the picks."""
-    settings = lab.config.train
-    if settings.regime not in ("fixed-real", "fresh-real"):
-        return rows
-    count = round(settings.real_share * len(rows))
-    rng = rng_for(lab.config.seed, 0 if settings.regime == "fixed-real" else round_, "real")
-    pairs = [lab.train.pairs[i] for i in draw_prompts(len(lab.train.pairs), count, rng)] if count else []
+def _real_rows(lab: Lab, arm: Arm, round_: int) -> list[dict[str, Any]]:
+    """The real pairs among a round's N samples: the regime's, and the arm's own."""
+    pairs = []
+    for stream, count in zip((0, round_), arm.real_pairs(lab.config.train, lab.config.pool.n), strict=True):
+        if count:
+            rows = draw_prompts(len(lab.train.pairs), count, rng_for(lab.config.seed, stream, "real"))
+            pairs += [lab.train.pairs[i] for i in rows]
     real = [(pair, lab.training_example(lab.train, pair)) for pair in pairs]
-    return rows[: len(rows) - count] + [
-        {"id": pair.id, "source": "real", "prompt": e.prompt, "response": e.response, "labels": None} for pair, e in real
-    ]
+    return [{"id": pair.id, "source": "real", "prompt": e.prompt, "response": e.response, "labels": None} for pair, e in real]
 
 
 def training_data(lab: Lab, round_: int, rounds: list[Stage]) -> list[Example]:

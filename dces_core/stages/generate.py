@@ -37,13 +37,13 @@ def mean_or_none(values: NDArray[np.float32]) -> float | None:
     return float(values.astype(np.float64).mean()) if len(values) else None
 
 
-def write_pool(lab: Lab, round_: int, draft: Draft, progress: Progress) -> None:
-    """Generate the pool of a round with the engine's current model."""
+def write_pool(lab: Lab, round_: int, settings: Generate, draft: Draft, progress: Progress) -> None:
+    """Generate the pool of a round with the engine's current model, decoded by `settings`."""
     config, corpus = lab.config, lab.train
     rows = draw_prompts(len(corpus.pairs), config.pool.size, rng_for(config.seed, round_, "prompts"))
     pairs = [corpus.pairs[i] for i in rows]
     prompts = [lab.example(corpus, pair).prompt for pair in pairs]
-    generations = sample(lab.engine, prompts, config.generate, rng_for(config.seed, round_, "generate"), progress)
+    generations = sample(lab.engine, prompts, settings, rng_for(config.seed, round_, "generate"), progress)
     draft.table(
         "pool",
         pl.DataFrame(

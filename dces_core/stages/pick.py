@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 import numpy as np
 from numpy.typing import NDArray
 
+from dces_core.arms import Rule
 from dces_core.stages.cluster import NOISE
 from dces_core.stages.groups import apportion, position_within
 from dces_core.stages.split import CENTER, EDGE, Roles
@@ -80,6 +81,33 @@ def pick_at_random(eligible: Mask, n: int, rng: np.random.Generator) -> Picks:
     priority = rng.permutation(len(eligible))
     rows = np.flatnonzero(eligible)
     return _finish(rows[np.argsort(priority[rows])][:n], eligible, n, priority, [], [])
+
+
+def pick_by_perplexity(logprob: NDArray[Any], rule: Rule, eligible: Mask, n: int, rng: np.random.Generator) -> Picks:
+    """The `n` eligible rows of lowest or highest perplexity, or those in the middle of all known ones.
+
+    `logprob` (P,): mean log-probability, nats. Ties go to the earlier row; a row without one (an empty text) comes last.
+    """
+    value = np.where(eligible, np.asarray(logprob, np.float64), np.nan)
+    if rule == "ppl-low":
+        preferred = np.argsort(-value, kind="stable")
+    else:
+        preferred = np.argsort(value, kind="stable")
+    if rule == "ppl-band":
+        known = int(np.isfinite(value).sum())
+        from_middle = np.abs(np.arange(len(value)) - (known - 1) / 2)
+        preferred = np.concatenate([preferred[:known][np.argsort(from_middle[:known], kind="stable")], preferred[known:]])
+    found = pick_in_order(preferred, eligible, n, rng)
+    unknown = int((~np.isfinite(value[found.order]) & eligible[found.order]).sum())
+    if unknown:
+        found.notes.append(f"{unknown} samples without a perplexity picked: only {int(np.isfinite(value).sum())} have one")
+    return found
+
+
+def pick_in_order(preferred: NDArray[np.int64], eligible: Mask, n: int, rng: np.random.Generator) -> Picks:
+    """The first `n` eligible rows of `preferred` (P,), in the training order of the common permutation."""
+    priority = rng.permutation(len(eligible))
+    return _finish(preferred[eligible[preferred]][:n], eligible, n, priority, [], [])
 
 
 def _share_by_group(groups: NDArray[Any], edge_share: float | NDArray[np.float64]) -> NDArray[np.float64]:

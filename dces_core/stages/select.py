@@ -1,7 +1,7 @@
 """One round's selection for one arm: gate, cluster, split, filter, control, pick. Arrays and frames in and out, no files.
 
 Every arm is gated (where it gates), clustered, split and measured, so that the pages can show the same facts for all;
-only arms that select by center and edge let them decide.
+only arms that select by center and edge (and semdedup, by the clusters) let them decide.
 """
 
 from __future__ import annotations
@@ -14,18 +14,37 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from dces_core.arms import Arm
-from dces_core.config import RunConfig
+from dces_core.arms import Arm, Rule
+from dces_core.config import Cluster, RunConfig
 from dces_core.records import table
 from dces_core.seeds import rng_for, seed_for
 from dces_core.stages.cluster import NOISE, Clustering, Floats, cluster, distances
-from dces_core.stages.control import ControlInput, Reference, Spread, control, dispersion, mean_spread, reference_spread
+from dces_core.stages.control import (
+    ControlInput,
+    Reference,
+    Spread,
+    control,
+    dispersion,
+    mean_spread,
+    reference_spread,
+    sampling_step,
+)
+from dces_core.stages.dedup import budget_eps, nearest_earlier
 from dces_core.stages.gate import gate
-from dces_core.stages.pick import Picks, pick, pick_at_random
+from dces_core.stages.pick import Picks, pick, pick_at_random, pick_by_perplexity, pick_in_order
 from dces_core.stages.quality import IMPLAUSIBLE, quality_limit, reject_edges
 from dces_core.stages.split import CENTER, EDGE, Roles, split
 
 PICKED, OVER_QUOTA, REJECTED = "picked", "over quota", "rejected"
+#: By the rule of an arm: why its edge share is none, and why a sample was not picked.
+WHY: dict[Rule, tuple[str, str]] = {
+    "random": ("this arm picks at random", "not drawn"),
+    "center-edge": ("", "the quota was full"),
+    "ppl-low": ("this arm picks by perplexity", "perplexity above the N lowest"),
+    "ppl-high": ("this arm picks by perplexity", "perplexity below the N highest"),
+    "ppl-band": ("this arm picks by perplexity", "perplexity outside the middle N"),
+    "semdedup": ("this arm removes near-duplicates", "too close to an earlier sample of its cluster"),
+}
 Rows = NDArray[np.int64]
 
 
@@ -50,7 +69,7 @@ class Selection:
     samples: pl.DataFrame  # SAMPLES; `edits`, `flagged` and `changed` are null until editing fills them in
     controller: dict[str, Any]  # ControlState and the round's flow, JSON-able
     order: Rows  # (N,) picked rows in training order
-    edit: Rows  # picked center rows that the arm edits, in the same order
+    edit: Rows  # picked rows that the arm edits, in the same order
     clustering: Clustering  # of the rows in `clustered`
     clustered: Rows  # rows that passed the gate
 
@@ -66,6 +85,7 @@ class _View:
     distance: NDArray[np.float64]
     centrality: NDArray[np.float64]
     role: Roles
+    score: NDArray[np.float64]  # mean log-probability under the scorer of the split
     frozen_logprob: NDArray[np.float64]
     implausible: NDArray[np.bool_]
 
@@ -106,15 +126,29 @@ def select(inputs: SelectInputs) -> Selection:
     state = _control(inputs, view)
     eligible = ~view.implausible & view.gated.is_null().to_numpy()
     picks = _pick(inputs, view, state, eligible)
-    edited = picks.order[view.role[picks.order] == CENTER]
     return Selection(
         _samples(inputs, view, picks),
         {**state, **_flow(inputs, view, picks, state)},
         picks.order,
-        edited if inputs.arm.edit != "none" else edited[:0],
+        _edited(inputs, view, picks.order),
         view.clustering,
         view.clustered,
     )
+
+
+def _edited(inputs: SelectInputs, view: _View, order: Rows) -> Rows:
+    """The picked rows that the arm edits, in training order."""
+    arm, config = inputs.arm, inputs.config
+    if arm.edit == "none":
+        return order[:0]
+    if arm.edits == "all":
+        return order
+    if arm.edits == "center":
+        centers: Rows = order[view.role[order] == CENTER]
+        return centers
+    count = round((1.0 - config.controller.a0) * len(order))
+    chosen = rng_for(config.seed, inputs.round_, "edit-random").permutation(len(order))[:count]
+    return order[np.sort(chosen)]
 
 
 def _view(inputs: SelectInputs) -> _View:
@@ -124,7 +158,7 @@ def _view(inputs: SelectInputs) -> _View:
         gated = pl.Series(gate(pool["text"].fill_null("").to_list(), config.gate), dtype=pl.String)
     rows = np.flatnonzero(gated.is_null().to_numpy())
     x = inputs.embeddings if len(rows) == len(pool) else inputs.embeddings[rows]
-    clustering = cluster(x, config.cluster, seed_for(config.seed, inputs.round_, "cluster"))
+    clustering = cluster(x, _clusters(inputs), seed_for(config.seed, inputs.round_, "cluster"))
     near = distances(x, clustering)
     frozen = np.full(len(pool), np.nan)
     by_frozen = config.split.scorer == "frozen"
@@ -145,6 +179,7 @@ def _view(inputs: SelectInputs) -> _View:
         _spread(len(pool), rows, near, np.nan),
         _spread(len(pool), rows, central, np.nan),
         role,
+        scorer,
         frozen,
         reject_edges(role, frozen, inputs.reference.quality_limit if filters else None),
     )
@@ -164,39 +199,68 @@ def _control(inputs: SelectInputs, view: _View) -> dict[str, Any]:
     state: dict[str, Any] = {
         **control(
             config.controller,
-            config.edit,
+            arm.editing(config.edit),
             config.dynamic and arm.dynamic,
             ControlInput(values, len(pool), mean, size),
             inputs.reference,
             inputs.previous,
         )
     }
+    if arm.decode == "controlled":
+        base, dynamic = config.generate.temperature, config.dynamic and arm.dynamic
+        state.update(sampling_step(config.controller, config.edit, base, dynamic, state, inputs.previous))
     if arm.select != "center-edge":
-        unused = "this arm picks at random" if arm.select == "random" else "this arm never trains"
-        state.update(edge_share=None, edge_share_by_cluster=None, edge_clipped=False, reason=unused)
+        state.update(edge_share=None, edge_share_by_cluster=None, edge_clipped=False, reason=_why(arm)[0])
     if arm.edit == "none":
         state.update(edit_integral=None, edit_temperature=None, edit_clipped=False, edit_reason="this arm does not edit")
     return state
 
 
 def _pick(inputs: SelectInputs, view: _View, state: dict[str, Any], eligible: NDArray[np.bool_]) -> Picks:
-    arm, n = inputs.arm, inputs.config.pool.n
-    rng = rng_for(inputs.config.seed, inputs.round_, arm.draw)
+    """N samples, less the real pairs that take part: exactly what is trained on is picked."""
+    arm, config = inputs.arm, inputs.config
+    n = config.pool.n - sum(arm.real_pairs(config.train, config.pool.n))
+    rng = rng_for(config.seed, inputs.round_, arm.draw)
     if arm.select == "none":
         return Picks(np.zeros(0, np.int64), np.zeros(len(eligible), np.bool_))
     if arm.select == "random":
         return pick_at_random(eligible, n, rng)
+    if arm.select == "semdedup":
+        return _deduplicated(inputs, view, eligible, n, rng)
+    if arm.select != "center-edge":
+        return pick_by_perplexity(view.score, arm.select, eligible, n, rng)
     shares = state["edge_share_by_cluster"]
     share = np.array(list(shares.values())) if shares else float(state["edge_share"])
     return pick(view.labels, view.role, eligible, n, share, rng)
 
 
+def _deduplicated(inputs: SelectInputs, view: _View, eligible: NDArray[np.bool_], n: int, rng: np.random.Generator) -> Picks:
+    """SemDeDup's survivors at the eps that leaves `n`; where equal cosines leave more, the earlier samples."""
+    rows = view.clustered
+    nearest = nearest_earlier(inputs.embeddings[rows], view.labels[rows], view.distance[rows])
+    found = pick_in_order(np.argsort(_spread(len(eligible), rows, nearest, np.inf), kind="stable"), eligible, n, rng)
+    found.notes.insert(0, budget_eps(nearest, n)[1])
+    return found
+
+
+def _clusters(inputs: SelectInputs) -> Cluster:
+    """The cluster settings; SemDeDup is defined on spherical k-means."""
+    settings = inputs.config.cluster
+    return settings.model_copy(update={"clusterer": "kmeans"}) if inputs.arm.select == "semdedup" else settings
+
+
+def _why(arm: Arm) -> tuple[str, str]:
+    """Why an arm has no edge share, and why a sample was not picked."""
+    if arm.select == "none":
+        return ("this arm trains on real pairs",) * 2 if arm.trains else ("this arm never trains",) * 2
+    return WHY[arm.select]
+
+
 def _samples(inputs: SelectInputs, view: _View, picks: Picks) -> pl.DataFrame:
     arm, picked = inputs.arm, pl.lit(pl.Series(picks.mask))
-    spare = {"random": "not drawn", "center-edge": "the quota was full", "none": "this arm never trains"}[arm.select]
     rejected = pl.coalesce(pl.lit(view.gated), pl.when(pl.Series(view.implausible)).then(pl.lit(IMPLAUSIBLE)))
     fate = pl.when(picked).then(pl.lit(PICKED)).when(rejected.is_not_null()).then(pl.lit(REJECTED)).otherwise(pl.lit(OVER_QUOTA))
-    reason = pl.when(~picked).then(pl.coalesce(rejected, pl.lit(spare)))
+    reason = pl.when(~picked).then(pl.coalesce(rejected, pl.lit(_why(arm)[1])))
     known = view.gated.is_null()
     frame = inputs.pool.with_columns(
         pl.lit(arm.name).alias("arm"),
@@ -219,7 +283,7 @@ def _flow(inputs: SelectInputs, view: _View, picks: Picks, state: dict[str, Any]
     """
     picked = picks.mask & ~picks.refilled
     center, edge = view.role == CENTER, view.role == EDGE
-    own = inputs.config.cluster.clusterer
+    own = _clusters(inputs).clusterer
     return {
         "arm": inputs.arm.name,
         "round": inputs.round_,

@@ -13,7 +13,6 @@ from dces_core.data import Pair, load_train
 from dces_core.engines import fake
 from dces_core.engines.base import Example, Generation, LanguageModel
 from dces_core.engines.fake import END, START, UNKNOWN, FakeModel
-from dces_core.errors import UserError
 
 PAIRS = [
     Pair("1", "Say red.", "red red blue.", ""),
@@ -171,9 +170,48 @@ def same(a: Generation, b: Generation) -> bool:
     return a.ids == b.ids and a.ended == b.ended and np.array_equal(a.logprob, b.logprob) and np.array_equal(a.entropy, b.entropy)
 
 
-def test_beam_search_is_refused(model: FakeModel) -> None:
-    with pytest.raises(UserError, match=r"generate\.decoding = 'beam'"):
-        model.generate([[START]], Generate(decoding="beam"), np.zeros((1, 64)))
+def test_beam_search_of_width_one_is_greedy_and_a_wider_one_finds_likelier_texts() -> None:
+    model = FakeModel()
+    prompts = [model.encode_prompt(f"What is {word}?") for word in ("bread", "rain", "a bank", "music", "iron", "sleep")]
+    greedy, single, wide = (
+        model.generate(prompts, Generate(decoding=decoding, beams=beams, max_new_tokens=24), np.zeros((len(prompts), 24)))
+        for decoding, beams in (("greedy", 5), ("beam", 1), ("beam", 8))
+    )
+    assert all(same(one, other) for one, other in zip(single, greedy, strict=True))
+
+    def mean(found: list[Generation]) -> float:
+        scored = [Example(prompt, g.ids + [END] * g.ended) for prompt, g in zip(prompts, found, strict=True)]
+        return float(np.mean([model.score([example]).logprob.mean() for example in scored]))
+
+    assert mean(wide) > mean(greedy)
+    for prompt, g in zip(prompts, wide, strict=True):
+        scores = model.score([Example(prompt, g.ids)])
+        assert g.logprob == pytest.approx(scores.logprob, abs=1e-5) and g.entropy == pytest.approx(scores.entropy, abs=1e-5)
+
+
+def test_a_beam_wider_than_the_vocabulary(model: FakeModel) -> None:
+    found = model.generate([[START]], Generate(decoding="beam", beams=32, max_new_tokens=4), np.zeros((1, 4)))[0]
+    assert UNKNOWN not in found.ids and len(found.ids) <= 4
+
+
+# truncated loss -----------------------------------------------------------------------------------------------------------
+
+
+def test_tokens_above_gamma_give_no_loss_and_move_nothing() -> None:
+    model = FakeModel()
+    example = Example(model.encode_prompt("Why does bread rise?"), [*model.encode_text("The yeast makes gas in the dough."), END])
+    chance = np.exp(model.score([example]).logprob.astype(np.float64))
+    gamma = float(np.median(chance))
+    kept = chance <= gamma
+    assert 0 < kept.sum() < len(chance)
+    assert model.train([example], Train(loss="full", tce_gamma=gamma), 0) == pytest.approx([-np.log(chance).mean()], rel=1e-5)
+    model.load(None)
+    loss = model.train([example], Train(loss="truncated", tce_gamma=gamma * (1 + 1e-6)), 0)
+    assert loss == pytest.approx([-np.log(chance[kept]).sum() / len(chance)], rel=1e-5)
+    model.load(None)
+    assert model.train([example], Train(loss="truncated", tce_gamma=1e-12), 0) == [0.0]
+    assert np.log(chance) == pytest.approx(model.score([example]).logprob, abs=1e-5)
+    assert model.train([example], Train(loss="truncated", tce_gamma=1.0), 0) == pytest.approx([-np.log(chance).mean()], rel=1e-5)
 
 
 # resampling ---------------------------------------------------------------------------------------------------------------

@@ -87,6 +87,43 @@ def test_a_linear_schedule_ends_where_it_should() -> None:
     assert linear != pytest.approx(fast(still("llama"), examples, settings.model_copy(update={"schedule": "constant"})), abs=1e-3)
 
 
+def chances(model: Any, example: Example) -> torch.Tensor:
+    """Cross-entropy of each response token."""
+    logits = model(input_ids=torch.tensor([example.prompt + example.response])).logits[0, len(example.prompt) - 1 : -1]
+    return cross_entropy(logits, torch.tensor(example.response), reduction="none")
+
+
+def test_truncated_cross_entropy_leaves_confident_tokens_out_of_the_loss_and_the_gradient() -> None:
+    examples = examples_of(6)
+    losses = torch.cat([chances(still("llama").train(), example) for example in examples]).detach()
+    gamma = float((-losses.median()).exp()) * (1 + 1e-5)
+    settings = Train(batch_size=6, lr=1e-3, loss="truncated", tce_gamma=gamma)
+    kept = losses >= -np.log(gamma)
+    assert 0 < kept.sum() < len(kept)
+    model, peer = still("llama"), still("llama").train()
+    assert fast(model, examples, settings) == pytest.approx([float((losses * kept).mean())], abs=1e-5)
+    optimiser = torch.optim.AdamW(peer.parameters(), lr=1e-3, weight_decay=0)
+    own = torch.cat([chances(peer, example) for example in examples])
+    own[kept].sum().div(len(own)).backward()
+    torch.nn.utils.clip_grad_norm_(peer.parameters(), settings.max_grad_norm)
+    optimiser.step()
+    for one, other in zip(model.parameters(), peer.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=2e-4)
+    assert fast(still("llama"), examples, Train(batch_size=6, lr=1e-3, tce_gamma=gamma))[0] > float((losses * kept).mean())
+
+
+def test_truncation_at_one_is_none_and_below_every_token_teaches_nothing() -> None:
+    examples = examples_of()
+    whole, one = (
+        fast(still("opt"), examples, Train(batch_size=4, lr=1e-3, **more)) for more in ({}, {"loss": "truncated", "tce_gamma": 1.0})
+    )
+    assert one == pytest.approx(whole, abs=1e-5)
+    model = still("opt")
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert set(fast(model, examples, Train(batch_size=4, lr=1e-3, loss="truncated", tce_gamma=1e-30))) == {0.0}
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+
+
 def test_labels_are_what_is_learnt() -> None:
     examples = examples_of()
     edited = [Example(e.prompt, e.response, [(token + 7) % 300 for token in e.response]) for e in examples]

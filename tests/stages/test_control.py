@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pools import reference, unit_rows
 
@@ -21,6 +21,7 @@ from dces_core.stages.control import (
     dispersion_centroids,
     mean_spread,
     reference_spread,
+    sampling_step,
 )
 
 AT_SETPOINT = {"dispersion": 0.6, "entropy": 2.0, "logprob": -1.5}
@@ -60,12 +61,14 @@ def test_bounds_clip_and_say_so() -> None:
     assert (high["edge_share"], high["edge_clipped"]) == (0.8, True)
 
 
+@settings(deadline=None)
 @given(st.floats(0, 2), st.floats(0, 2))
 def test_edge_share_is_monotone_in_dispersion(one: float, other: float) -> None:
     less, more = sorted((one, other))
     assert step(dispersion=less)["edge_share"] >= step(dispersion=more)["edge_share"]
 
 
+@settings(deadline=None)
 @given(st.floats(-6, 0), st.floats(-6, 0), st.floats(-3, 3))
 def test_temperature_is_monotone_in_logprob_and_bounded(one: float, other: float, integral: float) -> None:
     low, high = (step(previous={"error": None, "edit_integral": integral}, logprob=value) for value in sorted((one, other)))
@@ -197,3 +200,28 @@ def test_mean_spread_is_the_standard_error() -> None:
     assert mean_spread(values, 16).sd == pytest.approx(np.std([1, 2, 3, 4], ddof=1) / 4)
     assert mean_spread(np.array([np.nan])) == Spread(None, None)
     assert mean_spread(np.array([3.0])) == Spread(3.0, None)
+
+
+def sampling(logprob: float | None, previous: Any = None, dynamic: bool = True, base: float = 0.8, **changes: Any) -> Any:
+    state = {"logprob": logprob, "logprob_setpoint": -1.5}
+    return sampling_step(Controller(**changes), Edit(), base, dynamic, state, previous)
+
+
+def test_the_sampling_temperature_is_the_editing_loop_around_another_centre() -> None:
+    assert sampling(-1.5) == {"sampling_temperature": 0.8, "sampling_integral": 0, "sampling_clipped": False, "sampling_reason": None}
+    first = sampling(-1.4)
+    assert first["sampling_temperature"] == pytest.approx(0.8 + 0.75 * 0.1)
+    assert sampling(-1.4, first)["sampling_temperature"] == pytest.approx(0.8 + 0.6 * 0.1 + 0.15 * 0.2)
+    low, high = sampling(-9.0), sampling(0.0)
+    assert (low["sampling_temperature"], high["sampling_temperature"]) == (pytest.approx(0.6), pytest.approx(1.3))
+    assert low["sampling_clipped"] and high["sampling_clipped"] and high["sampling_integral"] == 0, "no windup"
+    assert sampling(-9.0, base=0.1)["sampling_temperature"] == pytest.approx(0.01)
+
+
+def test_what_holds_the_sampling_temperature() -> None:
+    for held, reason in (
+        (sampling(-1.0, dynamic=False), "dynamic is off"),
+        (sampling(-1.0, edit_signal="off"), "edit_signal is off"),
+        (sampling(None), "log-probability is undefined in this pool"),
+    ):
+        assert (held["sampling_temperature"], held["sampling_reason"]) == (0.8, reason)

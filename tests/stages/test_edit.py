@@ -7,6 +7,7 @@ import pytest
 from numpy.typing import NDArray
 from pools import make_inputs
 
+from dces_core.arms import ARMS
 from dces_core.config import Edit
 from dces_core.engines.base import Example, LanguageModel, Proposal
 from dces_core.stages.edit import edit_responses, with_edits
@@ -97,6 +98,16 @@ def test_share_caps_the_flagged_tokens_of_each_mode() -> None:
 def test_threshold_spares_improbable_tokens() -> None:
     assert run(responses(), Resampler(0.98), threshold=0.99).flagged.sum() == 0
     assert run(responses(4, 12), Resampler(0.99), threshold=0.99 - 1e-6).flagged.tolist() == [11] * 4
+
+
+def test_toedit_flags_every_confident_token_but_the_first_and_the_end() -> None:
+    literal = ARMS["toedit"].editing(Edit(share=0.1, temperature=1.5))
+    assert (literal.threshold, literal.top_k, literal.temperature, literal.exclude_original) == (0.99, 8, 1.0, False)
+    for p, flagged in ((0.989, 0), (0.991, 11)):
+        engine = Resampler(p)
+        result = edit_responses(cast(LanguageModel, engine), responses(), literal, "text", literal.temperature, 3)
+        assert result.flagged.tolist() == [flagged] * 4
+    assert edit_responses(cast(LanguageModel, Resampler(1.0)), [Example([2], [2, 3, END])], literal, "text", 1.0, 3).flagged.tolist() == [1]
 
 
 def test_text_mode_spares_the_end_token_and_never_writes_a_hidden_one() -> None:

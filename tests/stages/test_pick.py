@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dces_core.stages.groups import apportion
-from dces_core.stages.pick import Picks, pick, pick_at_random
+from dces_core.stages.pick import Picks, pick, pick_at_random, pick_by_perplexity
 from dces_core.stages.split import CENTER, EDGE
 
 
@@ -84,6 +84,24 @@ def test_arms_share_the_draw() -> None:
     assert fewer.order.tolist() == plain.order[1:].tolist()
 
 
+def test_perplexity_ties_go_to_the_earlier_row_and_unknown_ones_come_last() -> None:
+    logprob = np.array([-2.0, -1.0, np.nan, -1.0, -3.0, -1.0])
+    rows = {
+        (rule, n): sorted(pick_by_perplexity(logprob, rule, np.ones(6, bool), n, rng()).order.tolist())
+        for rule in ("ppl-low", "ppl-high", "ppl-band")
+        for n in (2, 3, 5)
+    }
+    assert rows["ppl-low", 2] == [1, 3] and rows["ppl-low", 3] == [1, 3, 5]
+    assert rows["ppl-high", 2] == [0, 4] and rows["ppl-high", 3] == [0, 1, 4]
+    assert rows["ppl-band", 3] == [0, 1, 3]
+    assert all(rows[rule, 5] == [0, 1, 3, 4, 5] for rule in ("ppl-low", "ppl-high", "ppl-band"))
+    found = pick_by_perplexity(logprob, "ppl-band", np.ones(6, bool), 6, rng())
+    assert found.notes == ["1 samples without a perplexity picked: only 5 have one"]
+    assert found.order.tolist() == pick_at_random(np.ones(6, bool), 6, rng()).order.tolist(), "the common training order"
+    eligible = np.arange(6) != 1
+    assert sorted(pick_by_perplexity(logprob, "ppl-low", eligible, 2, rng()).order.tolist()) == [3, 5]
+
+
 def check(found: Picks, eligible: np.ndarray, n: int) -> None:
     size = len(eligible)
     assert len(found.order) == len(set(found.order.tolist())) == min(n, size)
@@ -104,6 +122,7 @@ def test_exactly_n_and_quotas_add_up(rows: list[tuple[int, bool, bool]], n: int,
     role = roles(labels, np.array([row[1] for row in rows], bool))
     eligible = np.array([row[2] for row in rows], bool)
     check(pick_at_random(eligible, n, rng(seed)), eligible, n)
+    check(pick_by_perplexity(np.where(role == EDGE, share, np.nan), "ppl-band", eligible, n, rng(seed)), eligible, n)
     found = pick(labels, role, eligible, n, share, rng(seed))
     check(found, eligible, n)
     assert sum(quota["quota"] for quota in found.quotas) == min(n, int(eligible.sum()))

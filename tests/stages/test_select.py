@@ -23,11 +23,11 @@ from dces_core.stages.select import Selection, measure_reference, select
 LOOPING = "The answer is one of the ones that are good. It is good. It is good. It is good. It is good."
 
 
-def check(found: Selection, pool_size: int, n: int, trains: bool = True) -> None:
+def check(found: Selection, pool_size: int, n: int, name: str = "dces") -> None:
     """What holds for every selection, whatever the pool."""
-    samples, flow = found.samples, found.controller["flow"]
+    samples, flow, arm = found.samples, found.controller["flow"], ARMS[name]
     assert dict(samples.schema) == SAMPLES and len(samples) == pool_size
-    wanted = min(n, pool_size) if trains else 0
+    wanted = min(n - sum(arm.real_pairs(make_config().train, n)), pool_size) if arm.select != "none" else 0
     picked = np.flatnonzero((samples["fate"] == "picked").to_numpy())
     assert len(picked) == len(found.order) == wanted and set(picked) == set(found.order.tolist())
     assert samples["trained_text"].is_not_null().sum() == wanted
@@ -42,7 +42,10 @@ def check(found: Selection, pool_size: int, n: int, trains: bool = True) -> None
     assert sum(row["size"] for row in found.controller["clusters"]) == len(found.clustered) == flow["center"] + flow["edge"]
     assert sum(row["center"] for row in found.controller["clusters"]) == flow["center"]
     assert set(found.edit.tolist()) <= set(found.order.tolist())
-    assert (samples["role"].gather(found.edit) == "center").all()
+    if arm.edits == "center":
+        assert (samples["role"].gather(found.edit) == "center").all()
+    else:
+        assert len(found.edit) == (wanted if arm.edits == "all" else round(wanted / 2))
     json.dumps(found.controller, allow_nan=False)
 
 
@@ -68,7 +71,7 @@ def test_exactly_n_from_every_pool(
     pool = make_pool(texts_of(kind, pool_size), [None] * pool_size if unknown else None)
     rows = unit_rows(pool_size, distinct=distinct) if distinct else np.zeros((pool_size, 16), np.float32)
     inputs = make_inputs(arm, pool, make_config(n, **options), embeddings=rows, reference=reference(quality_limit=limit))
-    check(select(inputs), pool_size, n, ARMS[arm].trains)
+    check(select(inputs), pool_size, n, arm)
 
 
 def test_gated_samples_are_rejected_with_a_reason_and_have_no_role() -> None:
@@ -86,8 +89,8 @@ def test_gated_samples_are_rejected_with_a_reason_and_have_no_role() -> None:
 
 def test_every_arm_is_measured_alike_and_only_dces_obeys() -> None:
     found = {arm: select(make_inputs(arm)) for arm in ARMS}
-    for selection in found.values():
-        check(selection, 40, 20, trains=selection is not found["frozen"])
+    for arm, selection in found.items():
+        check(selection, 40, 20, arm)
         for column in ("cluster", "role", "distance", "centrality"):
             assert selection.samples[column].equals(found["plain"].samples[column])
         assert selection.controller["value"] == found["plain"].controller["value"] is not None
@@ -95,7 +98,87 @@ def test_every_arm_is_measured_alike_and_only_dces_obeys() -> None:
     assert found["plain"].controller["edit_temperature"] is None and len(found["plain"].edit) == 0
     assert len(found["dces-no-edit"].edit) == 0 and found["dces-no-edit"].controller["edge_share"] is not None
     assert len(found["dces"].edit) == found["dces"].controller["flow"]["picked_center"] > 0
-    assert set(found["frozen"].samples["fate"]) == {"over quota"} and set(found["frozen"].samples["reason"]) == {"this arm never trains"}
+    for arm, reason in (("frozen", "this arm never trains"), ("real", "this arm trains on real pairs")):
+        assert set(found[arm].samples["fate"]) == {"over quota"} and set(found[arm].samples["reason"]) == {reason}
+    assert found["ppl-low"].controller["reason"] == "this arm picks by perplexity"
+    assert found["semdedup"].controller["reason"] == "this arm removes near-duplicates"
+
+
+def test_perplexity_arms_take_their_part_of_the_pool() -> None:
+    logprob = [-1.0 - i % 10 / 10 for i in range(40)]
+    rows = {
+        arm: set(select(make_inputs(arm, make_pool([TEXT] * 40, logprob))).order.tolist()) for arm in ("ppl-low", "ppl-high", "ppl-band")
+    }
+    assert rows["ppl-low"] == {i for i in range(40) if i % 10 < 5}
+    assert rows["ppl-high"] == {i for i in range(40) if i % 10 >= 5}
+    assert {i % 10 for i in rows["ppl-band"]} == {2, 3, 4, 5, 6, 7}
+    reasons = select(make_inputs("ppl-low", make_pool([TEXT] * 40, logprob))).samples["reason"].drop_nulls().unique().to_list()
+    assert reasons == ["perplexity above the N lowest"]
+
+
+def test_perplexity_arms_obey_the_scorer_of_the_split() -> None:
+    config = make_config(split={"scorer": "frozen"})
+    found = select(make_inputs("ppl-low", config=config, frozen_logprob=lambda rows: -np.asarray(rows, float)))
+    assert set(found.order.tolist()) == set(range(20))
+
+
+def test_semdedup_uses_kmeans_and_says_its_eps() -> None:
+    rows = unit_rows(24)
+    rows[12:] = rows[:12]
+    config = make_config(12, cluster={"clusterer": "hdbscan"})
+    found = select(make_inputs("semdedup", make_pool([TEXT] * 24), config, embeddings=rows))
+    assert len({row % 12 for row in found.order.tolist()}) == 12, "one of every two duplicates"
+    assert found.controller["clusterer"] == "kmeans" and found.controller["fallback"] is None
+    assert found.controller["notes"][0].startswith("eps = ")
+    assert set(found.samples["reason"].drop_nulls()) == {"too close to an earlier sample of its cluster"}
+
+
+def test_arms_that_pick_at_random_pick_alike() -> None:
+    plain = select(make_inputs("plain")).order.tolist()
+    for arm in ("toedit", "edit-random", "plain-t1", "plain-tctl", "tce"):
+        assert select(make_inputs(arm)).order.tolist() == plain, arm
+    assert select(make_inputs("real10")).order.tolist() == plain[:18]
+
+
+def test_real_pairs_of_the_regime_leave_room_for_exactly_n() -> None:
+    config = make_config(train={"regime": "fixed-real", "real_share": 0.25})
+    found = select(make_inputs("dces", config=config))
+    assert len(found.order) == found.samples["trained_text"].is_not_null().sum() == 15
+    assert len(select(make_inputs("real10", config=config)).order) == 13
+
+
+def test_edit_random_edits_as_many_as_dces_would_at_a0() -> None:
+    found = select(make_inputs("edit-random", config=make_config(controller={"a0": 0.3})))
+    assert len(found.edit) == 14 and set(found.edit.tolist()) < set(found.order.tolist())
+    assert set(found.samples["role"].gather(found.edit)) == {"center", "edge"}
+    assert found.controller["edit_temperature"] is not None and found.controller["edge_share"] is None
+    assert select(make_inputs("edit-random", make_pool([TEXT] * 40 + [""]))).controller["flow"]["gated"] == {EMPTY: 1}
+    later = select(make_inputs("edit-random", config=make_config(controller={"a0": 0.3}), round_=2))
+    assert np.argsort(found.order).tolist() != np.argsort(later.order).tolist()
+
+
+def test_one_loop_moves_one_temperature() -> None:
+    high = make_pool([TEXT] * 40, [-1.2] * 40)  # 0.3 nats above the set-point
+    state = {arm: select(make_inputs(arm, high)).controller for arm in ("plain-tctl", "edit-random", "plain", "toedit", "dces-static")}
+    assert state["plain-tctl"]["sampling_temperature"] == pytest.approx(0.8 + (0.6 + 0.15) * 0.3)
+    assert state["plain-tctl"]["edit_temperature"] is None and "sampling_temperature" not in state["plain"]
+    assert state["edit-random"]["edit_temperature"] == pytest.approx(1.1 + (0.6 + 0.15) * 0.3)
+    assert (state["toedit"]["edit_temperature"], state["dces-static"]["edit_temperature"]) == (1.0, 1.1)
+    off = {arm: select(make_inputs(arm, high, make_config(dynamic=False))).controller for arm in ("plain-tctl", "edit-random")}
+    assert (off["plain-tctl"]["sampling_temperature"], off["plain-tctl"]["sampling_reason"]) == (0.8, "dynamic is off")
+    assert (off["edit-random"]["edit_temperature"], off["edit-random"]["edit_reason"]) == (1.1, "dynamic is off")
+
+
+def test_ablations_switch_off_what_they_name() -> None:
+    pool = make_pool([TEXT] * 40 + [""])
+    found = {
+        arm: select(make_inputs(arm, pool, frozen_logprob=lambda rows: np.full(len(rows), -9.0), reference=reference(quality_limit=-3.0)))
+        for arm in ("dces", "dces-no-filter", "dces-no-gate")
+    }
+    gated = {arm: sum(selection.controller["flow"]["gated"].values()) for arm, selection in found.items()}
+    rejected = {arm: sum(selection.controller["flow"]["rejected"].values()) > 0 for arm, selection in found.items()}
+    assert gated == {"dces": 1, "dces-no-filter": 1, "dces-no-gate": 0}
+    assert rejected == {"dces": True, "dces-no-filter": False, "dces-no-gate": True}
 
 
 def test_plain_and_random_share_a_distribution_but_not_a_draw() -> None:

@@ -1,0 +1,81 @@
+"""`dces study` and `dces compare`: arms x seeds of one recipe, and what they say."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dces_core import export
+from dces_core.compare import compare, refuse_unequal, remarks
+from dces_core.errors import UserError
+from dces_core.records import table
+from dces_core.study import Work, budget_of, do_study, load_study, output_of, status
+from dces_core.study_store import Output, Unit
+
+
+def add_commands(commands: Any) -> None:
+    """The two verbs' arguments."""
+    command = commands.add_parser("study", help="arms x seeds of one recipe, one run after the other; goes on where it stopped")
+    command.add_argument("study", metavar="STUDY", help="a TOML file, or the name of a shipped study")
+    command.add_argument("--out", type=Path, metavar="DIR", help="where finished units go (default: the study's folder)")
+    command.add_argument("--only", nargs="+", default=[], metavar="ARM/SEED", help="these units; */3 is every arm of seed 3")
+    command.add_argument("--status", action="store_true", help="start nothing; list the units")
+    command.add_argument("--keep-runs", action="store_true", help="keep the units' run directories, weights included")
+    command.add_argument("--mixed-cpus", action="store_true", help="allow a seed on several types of processor")
+    command.set_defaults(do=study)
+    command = commands.add_parser("compare", help="arms of a study, paired by seed")
+    command.add_argument("study", metavar="STUDY", help="a study's output directory, its TOML file, or a recorded study's name")
+    command.add_argument("--vs", default="plain", metavar="ARM", help="the arm that the others are compared with (default: plain)")
+    command.add_argument("--verdicts", action="store_true", help="share of seeds that collapse, by each of several definitions")
+    command.add_argument("--format", choices=("table", "csv", "json"), default="table", help="the table shows the last round only")
+    command.set_defaults(do=compare_)
+
+
+def study(options: argparse.Namespace) -> int:
+    """`dces study`: 0 when everything that was asked for is there; the last line of stdout is the output directory."""
+    found = load_study(options.study)
+    output = Output((options.out or found.default_out).absolute())
+    work = Work(found, output, options.mixed_cpus, options.keep_runs, lambda text: print(text, file=sys.stderr, flush=True))
+    if options.status:
+        schema = {"seed": pl.Int64, "arm": pl.String, "state": pl.String, "seconds": pl.Float64, "cpu": pl.String}
+        return export.emit(pl.DataFrame(status(work), schema=schema), "table")
+    state = do_study(work, options.only)
+    if state == "stopped":
+        print("dces: the study was stopped; the same command goes on.", file=sys.stderr)
+    elif state == "failed":
+        print("dces: some units failed; the same command tries them again.", file=sys.stderr)
+    print(output.path)
+    return 0 if state == "done" else 1
+
+
+def compare_(options: argparse.Namespace) -> int:
+    """`dces compare`: paired differences, or collapse verdicts; remarks on budgets and processors go to stderr."""
+    output = output_of(options.study)
+    units = output.units()
+    if not units:
+        raise UserError(f"study {str(output.path)!r} has no finished unit yet; run dces study first.")
+    metrics = pl.concat([table("metrics", []), *(unit.frame("metrics") for unit in units)])
+    if options.verdicts:
+        from dces_core.metrics.verdict import collapses, verdicts
+
+        return export.emit(collapses(verdicts(metrics)), options.format)
+    budgets = [budget_of(unit) for unit in units]
+    refuse_unequal(budgets)
+    frame = compare(metrics, options.vs, output.facts()["study"]["arms"])
+    for remark in [*remarks(budgets, options.vs), *mixed_cpus(units)]:
+        print(f"dces: {remark}", file=sys.stderr)
+    if options.format == "table":
+        frame = frame.filter(pl.col("round") == pl.col("round").max())
+    return export.emit(frame, options.format)
+
+
+def mixed_cpus(units: list[Unit]) -> list[str]:
+    """A sentence per seed whose units come from several types of processor: its last digits differ for that reason too."""
+    types: dict[int, set[str]] = {}
+    for unit in units:
+        types.setdefault(unit.seed, set()).add(str(unit.facts["cpu"]))
+    return [f"seed {seed} was computed on {len(found)} types of processor." for seed, found in types.items() if len(found) > 1]

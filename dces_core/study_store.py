@@ -1,0 +1,258 @@
+"""File names of a study, beside store.py's of a run: finished units as Parquet, and where unfinished ones are made.
+
+    OUT/                          goes from machine to machine: tables only
+      study.json                  the study and its recipe, resolved
+      units/seed-0/plain/         metrics, probes, controller and texts as .parquet; unit.json, written last
+    runs/studies/NAME/            stays on one machine
+      worker.lock                 one `dces study` at a time
+      seed-0/plain/               an ordinary run, deleted once its unit is written
+      seed-0/.shared/             what all arms of the seed share: round 0, the first pool, the reference
+
+A unit is one arm of one seed. It is written whole or not at all, and its files are checked against their hashes when it is read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from dces_core.config import NAME, RunConfig, parse
+from dces_core.errors import UserError
+from dces_core.records import table
+from dces_core.stage import read_json, sha256_of, sync, write_json
+from dces_core.store import SHARED, Run, recorded_root, runs_root
+
+SCHEMA_VERSION = 1
+TABLES = ("metrics", "probes", "controller", "texts")
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One finished arm of one seed."""
+
+    path: Path
+    facts: dict[str, Any]  # unit.json
+
+    @property
+    def arm(self) -> str:
+        """Its arm."""
+        return str(self.facts["arm"])
+
+    @property
+    def seed(self) -> int:
+        """Its seed."""
+        return int(self.facts["seed"])
+
+    def frame(self, name: str) -> pl.DataFrame:
+        """One of TABLES."""
+        return pl.read_parquet(self.path / f"{name}.parquet")
+
+
+class Output:
+    """A study's output directory."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def facts(self) -> dict[str, Any]:
+        """What study.json says; empty where there is none yet."""
+        value = read_json(self.path / "study.json")
+        return value if isinstance(value, dict) else {}
+
+    def config(self) -> RunConfig:
+        """The settings that all units share but for arm and seed. Raises UserError where study.json is unreadable."""
+        facts = self.facts()
+        if facts.get("schema") != SCHEMA_VERSION or "config" not in facts:
+            raise UserError(f"study {str(self.path)!r} has no readable study.json of schema {SCHEMA_VERSION}; run dces study first.")
+        return parse(facts["config"])
+
+    def write_study(self, study: dict[str, Any], config: RunConfig) -> None:
+        """Say what the study is. Raises UserError where the directory belongs to another study or cannot be written."""
+        name = self.facts().get("study", {}).get("name", study["name"])
+        if name != study["name"]:
+            raise UserError(f"out = {str(self.path)!r} belongs to study {name!r}, not {study['name']!r}; choose another --out.")
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            body = {"schema": SCHEMA_VERSION, "study": study, "config": config.model_dump(mode="json")}
+            write_json(self.path / "study.json", body)
+        except OSError as error:
+            raise UserError(f"out = {str(self.path)!r} cannot be written: {error.strerror}; choose another --out.") from None
+
+    def unit(self, seed: int, arm: str, config: RunConfig) -> Unit | None:
+        """The finished unit, None where there is none.
+
+        Raises UserError where it is damaged, or was made with other settings than `config`.
+        """
+        path = self._unit_path(seed, arm)
+        if not path.exists():
+            return None
+        facts = read_json(path / "unit.json")
+        if not isinstance(facts, dict) or facts.get("schema") != SCHEMA_VERSION or "files" not in facts:
+            raise UserError(f"unit {path} has no readable unit.json of schema {SCHEMA_VERSION}; restore it, or delete the unit.")
+        if facts.get("digest") != config.digest():
+            raise UserError(
+                f"unit {path} was made with other settings than the study now has ({_changes(facts.get('config') or {}, config)}); "
+                "choose another --out, restore the study's settings, or delete the unit to compute it again."
+            )
+        for name, entry in facts["files"].items():
+            if not (path / name).is_file() or sha256_of(path / name) != entry["sha256"]:
+                raise UserError(f"unit {path} is damaged: {name} is not as it was written; restore it, or delete the unit.")
+        return Unit(path, facts)
+
+    def units(self) -> list[Unit]:
+        """All finished units of the study, by seed and arm. Raises UserError as `unit` does."""
+        config, found = self.config(), []
+        for path in sorted(self.path.glob("units/seed-*/*")):
+            seed = path.parent.name.removeprefix("seed-")
+            if seed.isdigit() and not path.name.startswith("."):
+                unit = self.unit(int(seed), path.name, config.model_copy(update={"seed": int(seed)}))
+                found += [unit] if unit else []
+        return sorted(found, key=lambda unit: (unit.seed, unit.arm))
+
+    def write_unit(self, run: Run, facts: dict[str, Any]) -> None:
+        """Write a finished one-arm run as a unit. Raises UserError when the disk refuses."""
+        (arm,), seed = run.config.arms, run.config.seed
+        target = self._unit_path(seed, arm)
+        temporary = target.with_name(f".tmp-{arm}")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+            files = {}
+            for name, frame in unit_tables(run).items():
+                path = temporary / f"{name}.parquet"
+                frame.write_parquet(path, compression="zstd")
+                files[path.name] = {"rows": frame.height, "bytes": path.stat().st_size, "sha256": sha256_of(path)}
+                sync(path)
+            write_json(temporary / "unit.json", {"schema": SCHEMA_VERSION, "arm": arm, "seed": seed, "files": files, **facts})
+            os.replace(temporary, target)
+            sync(target.parent)
+        except OSError as error:
+            raise UserError(f"unit {target} cannot be written: {error.strerror or error}; its run is kept, start again.") from None
+
+    def _unit_path(self, seed: int, arm: str) -> Path:
+        return self.path / "units" / f"seed-{seed}" / arm
+
+
+def unit_tables(run: Run) -> dict[str, pl.DataFrame]:
+    """TABLES of a finished one-arm run; all have the columns arm and seed."""
+    (arm,), config = run.config.arms, run.config
+    seed = pl.lit(config.seed, dtype=pl.Int64).alias("seed")
+    texts = [
+        run.generations(arm, round_).with_columns(pl.lit(arm).alias("arm"), seed, pl.lit(round_, dtype=pl.Int32).alias("round"))
+        for round_ in (0, config.rounds)
+    ]
+    return {
+        "metrics": run.metrics(),
+        "probes": run.probes().with_columns(seed),
+        "controller": table("controller", _controller_rows(run, arm)),
+        "texts": pl.concat([table("texts", frame) for frame in texts]),
+    }
+
+
+def _controller_rows(run: Run, arm: str) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    for round_ in run.finished(arm, "select"):
+        for quantity, value in run.controller(arm, round_).items():
+            number = isinstance(value, bool | int | float)
+            text = None if number or value is None else json.dumps(value, ensure_ascii=False)
+            row = {"arm": arm, "seed": run.config.seed, "round": round_, "quantity": quantity}
+            rows.append({**row, "value": float(value) if number else None, "text": text})
+    return rows
+
+
+def _changes(theirs: dict[str, Any], config: RunConfig) -> str:
+    """Settings in which a unit differs from the wanted ones, as far as that can be told."""
+    ours, found = config.model_dump(mode="json", exclude={"name", "note", "keep", "device", "threads", "arms"}), []
+    for key, value in ours.items():
+        other = theirs.get(key)
+        if isinstance(value, dict) and isinstance(other, dict):
+            found += [f"{key}.{name}" for name in sorted({*value, *other}) if value.get(name) != other.get(name)]
+        elif value != other:
+            found.append(key)
+    return ", ".join(found[:5]) or "a setting is gone"
+
+
+# where units are made ---------------------------------------------------------------------------------------------------
+
+
+class Workshop:
+    """A study's runs on this machine."""
+
+    def __init__(self, study: str) -> None:
+        self.path = runs_root() / "studies" / study
+
+    @property
+    def lock_path(self) -> Path:
+        """Held by the one process that works on the study."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        return self.path / "worker.lock"
+
+    def run_path(self, seed: int, arm: str) -> Path:
+        """Where the unit's run is made."""
+        return self._seed_path(seed) / arm
+
+    def run(self, seed: int, arm: str) -> Run | None:
+        """The unit's run, None where it was not begun."""
+        path = self.run_path(seed, arm)
+        return Run(path) if (path / "run.json").exists() else None
+
+    def lend(self, run: Run) -> None:
+        """Put what the seed's arms share, where it was made before, into a fresh run. A stage from other inputs is made again."""
+        kept = self._seed_path(run.config.seed) / ".shared"
+        if kept.is_dir():
+            shutil.copytree(kept, run.path, copy_function=_link, dirs_exist_ok=True)
+
+    def keep(self, run: Run) -> None:
+        """Keep what the seed's arms share, for the next of them."""
+        kept = self._seed_path(run.config.seed) / ".shared"
+        temporary = kept.with_name(".shared-new")
+        shutil.rmtree(temporary, ignore_errors=True)
+        for folder in sorted(run.path.glob(f"round-*/{SHARED}")):
+            ignored = shutil.ignore_patterns(".tmp-*")
+            shutil.copytree(folder, temporary / folder.relative_to(run.path), copy_function=_link, ignore=ignored)
+        shutil.rmtree(kept, ignore_errors=True)
+        if temporary.is_dir():
+            os.replace(temporary, kept)
+
+    def forget(self, seed: int, arm: str) -> None:
+        """Delete the unit's run."""
+        shutil.rmtree(self.run_path(seed, arm), ignore_errors=True)
+
+    def close(self, seed: int, keep_runs: bool) -> None:
+        """The seed is complete: delete what its arms shared, and its runs unless they are wanted."""
+        shutil.rmtree(self._seed_path(seed) / ".shared" if keep_runs else self._seed_path(seed), ignore_errors=True)
+
+    def _seed_path(self, seed: int) -> Path:
+        return self.path / f"seed-{seed}"
+
+
+def _link(source: str, target: str) -> None:
+    """A hard link where the file system has them, else a copy: no file of a stage is ever changed in place."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def recorded_studies() -> Path:
+    """Outputs of studies that ship with the project."""
+    return recorded_root() / "studies"
+
+
+def find_output(name: str) -> Output:
+    """A study's output by directory, or by the name of a recorded study. Raises UserError when there is none."""
+    candidates = [recorded_studies() / name] if NAME.fullmatch(name) else []
+    for path in [*candidates, Path(name)]:
+        if (path / "study.json").is_file():
+            return Output(path.absolute())
+    known = sorted(path.parent.name for path in recorded_studies().glob("*/study.json"))
+    raise UserError(
+        f"study = {name!r} has no output here; give the directory of one (with study.json), or a recorded one of: "
+        f"{', '.join(known) or 'none yet'}."
+    )
