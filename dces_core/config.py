@@ -89,7 +89,7 @@ class Generate(Section):
     top_p: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="Nucleus mass; 1 switches it off.")
     top_k: Annotated[int, Field(ge=0, le=1000)] = Field(0, description="Keep the k likeliest tokens; 0 switches it off.")
     beams: Annotated[int, Field(ge=1, le=32)] = Field(5, description="Beams of beam search; other decodings ignore it.")
-    batch_size: Annotated[int, Field(ge=1, le=4096)] = Field(32, description="Sequences decoded at once; no result depends on it.")
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = Field(128, description="Sequences decoded at once; no result depends on it.")
 
 
 class Encoder(Section):

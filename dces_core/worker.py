@@ -81,6 +81,7 @@ def _attempt(run: Run, events: Events) -> tuple[launch.State, dict[str, Any]]:
 
             events.state("running", device=device, waiting_for=None)
             machine.use_threads(run.threads)
+            machine.keep_memory()
             advance(run, events)
         return "done", {"error": None}
     except (Stopped, KeyboardInterrupt):

@@ -14,6 +14,8 @@ from types import TracebackType
 
 import psutil
 
+from dces_core import machine
+
 POLL_S = 0.005
 
 
@@ -34,13 +36,21 @@ class Pair:
 def alternate(ours: Callable[[int], int], peer: Callable[[int], int], repeats: int, prepare: Callable[[int], object] | None = None) -> Pair:
     """Time both in turn, `repeats` times, after one untimed turn. They get the repetition (0: untimed) and return the units done.
 
-    `prepare` gets the repetition before each turn of the peer; its time does not count.
+    `prepare` gets the repetition before each turn of the peer; its time does not count. Freed memory is kept in our turns, as a worker
+    keeps it, and given back in the peer's, as in its own process.
     """
-    turns = [(_rate(ours, i), prepare and prepare(i), _rate(peer, i)) for i in range(repeats + 1)][1:]
-    return Pair(median(ours[0] for ours, _, _ in turns), median(peer[0] for _, _, peer in turns), sum(ours[1] for ours, _, _ in turns))
+    turns = []
+    for i in range(repeats + 1):
+        own = _rate(ours, i, keep=True)
+        if prepare:
+            prepare(i)
+        turns.append((own, _rate(peer, i, keep=False)))
+    counted = turns[1:]
+    return Pair(median(ours[0] for ours, _ in counted), median(peer[0] for _, peer in counted), sum(ours[1] for ours, _ in counted))
 
 
-def _rate(work: Callable[[int], int], repetition: int) -> tuple[float, int]:
+def _rate(work: Callable[[int], int], repetition: int, keep: bool) -> tuple[float, int]:
+    machine.keep_memory(keep)
     started = time.perf_counter()
     units = work(repetition)
     return units / (time.perf_counter() - started), units

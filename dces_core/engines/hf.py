@@ -24,7 +24,7 @@ from dces_core.engines import trainer
 from dces_core.engines.base import Example, Floats, Generation, Proposal, TokenScores, Which, silent
 from dces_core.engines.decode import ATTENTION, Decoder
 from dces_core.engines.lean import LeanBody, lean_body
-from dces_core.engines.teacher import Teacher, divergence
+from dces_core.engines.teacher import Key, Teacher, divergence
 from dces_core.errors import UserError
 from dces_core.events import Progress
 
@@ -81,6 +81,7 @@ class HFModel:
         self._copy = self._half(self._master)
         self._frozen = self._half(self._master, share=False)
         self._lean: LeanBody | None = None
+        self._seen: dict[Key, torch.Tensor] = {}  # hidden states of the frozen model
         self.parameters = sum(p.numel() for p in self._master.parameters())
         self.vocabulary = int(self._master.get_output_embeddings().weight.shape[0])
         self.context = context_of(self._master.config)
@@ -151,6 +152,7 @@ class HFModel:
 
     def freeze(self, path: Path | None) -> None:
         """As `load`, for M_0."""
+        self._seen.clear()
         self._frozen.load_state_dict(self._read(path))
 
     def save(self, path: Path) -> None:
@@ -223,7 +225,7 @@ class HFModel:
 
     def divergence(self, examples: list[Example]) -> Floats:
         """See LanguageModel."""
-        return divergence(self._teacher("frozen"), self._teacher("current"), examples)
+        return divergence(self._teacher("frozen"), self._teacher("current"), examples, self._seen)
 
     def resample(self, examples: list[Example], settings: Edit, temperature: float, uniforms: list[NDArray[np.float64]]) -> list[Proposal]:
         """See LanguageModel."""

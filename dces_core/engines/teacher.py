@@ -13,12 +13,13 @@ from transformers import DynamicCache
 
 from dces_core.config import Edit
 from dces_core.engines.base import Example, Floats, Proposal, TokenScores, silent
-from dces_core.engines.decode import exact_type, invert, shared_tokens, top_of
+from dces_core.engines.decode import CACHED_ROWS, exact_type, invert, shared_tokens, top_of
 from dces_core.events import Progress
 
 BATCH_TOKENS = 4096
 CHUNK_TOKENS = 128
 MASS_AT = (1, 10, 100)
+Key = tuple[tuple[int, ...], ...]
 
 
 def batches(examples: list[Example], budget_tokens: int = BATCH_TOKENS) -> Iterator[list[int]]:
@@ -84,10 +85,16 @@ class Teacher:
         return response_states(self.body, examples, self.device)
 
     def logits(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:
-        """fp32 logits (tokens, vocabulary), a chunk at a time; one empty chunk where there are no tokens."""
+        """fp32 logits (tokens, vocabulary), some rows at a time; one empty part where there are no tokens.
+
+        The product takes CHUNK_TOKENS rows; what is then done to them reads the cache where they come few at a time.
+        """
+        size = CACHED_ROWS if self.device.type == "cpu" else CHUNK_TOKENS
         for start in range(0, max(1, len(hidden)), CHUNK_TOKENS):
-            part = slice(start, min(start + CHUNK_TOKENS, len(hidden)))
-            yield part, self.head(hidden[part]).float()
+            chunk = self.head(hidden[start : start + CHUNK_TOKENS])
+            for first in range(0, max(1, len(chunk)), size):
+                rows = chunk[first : first + size]
+                yield slice(start + first, start + first + len(rows)), rows.float()
 
     @torch.inference_mode()
     def score(self, examples: list[Example], progress: Progress = silent) -> TokenScores:
@@ -124,12 +131,19 @@ class Teacher:
 
 
 @torch.inference_mode()
-def divergence(frozen: Teacher, current: Teacher, examples: list[Example]) -> Floats:
-    """KL(frozen || current) per response token, in the order of `examples`."""
+def divergence(frozen: Teacher, current: Teacher, examples: list[Example], cache: dict[Key, Tensor] | None = None) -> Floats:
+    """KL(frozen || current) per response token, in the order of `examples`.
+
+    `cache` keeps the hidden states of the frozen model, which is asked about the same examples in every round.
+    """
+    cache = {} if cache is None else cache
     out: list[Floats] = [np.zeros(0, np.float32)] * len(examples)
     for batch in batches(examples):
         chosen = [examples[i] for i in batch]
-        pairs = zip(frozen.logits(frozen.hidden(chosen)), current.logits(current.hidden(chosen)), strict=True)
+        key = tuple((*example.prompt, -1, *example.response) for example in chosen)
+        if key not in cache:
+            cache[key] = frozen.hidden(chosen)
+        pairs = zip(frozen.logits(cache[key]), current.logits(current.hidden(chosen)), strict=True)
         kl = []
         for (_, left), (_, right) in pairs:
             p, q = left.log_softmax(-1), right.log_softmax(-1)

@@ -26,7 +26,7 @@ from dces_core.records import table
 from dces_core.seeds import rng_for, seed_for
 from dces_core.stage import Draft, Stage
 from dces_core.stages.control import dispersion_centroids
-from dces_core.stages.generate import as_example, mean_or_none, sample
+from dces_core.stages.generate import mean_or_none, sample
 
 DIVERGENCE_EXAMPLES = 24  # KL needs two models' full distributions: a fixed subset of every test set
 
@@ -116,7 +116,7 @@ def _write(lab: Lab) -> Written:
     )
     return Written(
         corpus.pairs,
-        [as_example(lab.engine, example.prompt, generation) for example, generation in zip(whole, generations, strict=True)],
+        [Example(example.prompt, generation.ids) for example, generation in zip(whole, generations, strict=True)],
         generations,
         [pair.prompt or lab.engine.decode(example.prompt) for pair, example in zip(corpus.pairs, whole, strict=True)],
         [lab.engine.decode(generation.ids[:budget]) for generation in generations],
@@ -133,16 +133,15 @@ def _generated_text(
     if centroids is None:
         centroids = own
         np.save(draft.file("centroids.npy"), own)
-    current = lab.engine.score(written.examples)
     frozen = lab.engine.score(written.examples, "frozen")
     scores = _bertscore(lab, written)
     values = generated_text_values(
         texts,
         token_counts=[len(generation.ids) for generation in written.generations],
         ended=[generation.ended for generation in written.generations],
-        self_logprob=current.logprob,
+        self_logprob=np.concatenate([generation.logprob for generation in written.generations]),
         frozen_logprob=frozen.logprob,
-        entropy=current.entropy,
+        entropy=np.concatenate([generation.entropy for generation in written.generations]),
         reference_counts=_unit_counts(lab),
         bertscore=scores,
         judge=lab.judge(texts) if config.eval.vendi_n else "eval.vendi_n is 0",
