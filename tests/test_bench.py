@@ -197,6 +197,14 @@ def test_nothing_ends_a_response_on_either_side(monkeypatch: pytest.MonkeyPatch)
         assert generation._endless(lab.engine, prompts, settings)(1) == 12
 
 
+def test_the_profile_adds_up_and_has_a_floor() -> None:
+    found = check(command.one("generate-profile", small()))
+    shares = [row.ratio or 0 for name, row in found.items() if not name.endswith("-floor")]
+    assert sum(shares) == pytest.approx(1) and min(shares) > 0
+    floor = found["generate-profile-floor"]
+    assert floor.ours and floor.peer and 0 < floor.ours < floor.peer
+
+
 def test_round_pool() -> None:
     assert 8 <= check(generation.pool(small()))["generate-round"].n <= 8 * 5
 

@@ -23,6 +23,7 @@ BENCHES = {
     "generate-topk": "generation.topk",
     "generate-ct2": "generation.ctranslate2",
     "generate-greedy": "generation.greedy",
+    "generate-profile": "profile.decoding",
     "train": "training.tuning",
     "score": "training.scoring",
     "dces-overhead": "runs.overhead",
