@@ -31,9 +31,14 @@ def clock(seconds: float | None) -> str:
     return "–" if seconds is None else str(timedelta(seconds=round(seconds)))
 
 
+def stages_of(run: Run) -> tuple[str, ...]:
+    """The stages of a round, without those that this run does not have."""
+    return tuple(name for name in STAGES if name != "map" or run.config.map.on)
+
+
 def cell(run: Run, arm: str, round_: int, status: dict[str, Any], alive: bool) -> str:
     """One round of one arm as a bar: a box per stage."""
-    names = ("evaluate",) if round_ == 0 else STAGES
+    names = ("evaluate",) if round_ == 0 else stages_of(run)
     done = [read.stamp(read.stage_of(run, arm, round_, name)) > 0 for name in names]
     boxes = []
     for index, name in enumerate(names):
@@ -45,7 +50,7 @@ def cell(run: Run, arm: str, round_: int, status: dict[str, Any], alive: bool) -
 
 
 def stage_grid(run: Run, status: dict[str, Any], alive: bool) -> str:
-    """Arms x rounds; a box per stage: generate, select, train, evaluate, map."""
+    """Arms x rounds; a box per stage."""
     config = run.config
     rounds = range(config.rounds + 1)
     head = "<span></span>" + "".join(f'<span class="quiet num">{r}</span>' for r in rounds)
@@ -114,19 +119,22 @@ def controller_table(run: Run) -> str:
         "gated",
         "rejected",
     )
-    rows = []
-    for arm in run.config.arms:
-        ready = [r for r in read.finished(run, arm, "select") if r > 0]
-        if not ready:
-            continue
-        facts = read.controller(run, arm, ready[-1])
-        values = [facts.get(name) for name in names]
-        shown = "".join(f"<td>{'–' if v is None else text.escaped(str(v)) if isinstance(v, str) else f'{v:.4g}'}</td>" for v in values)
-        rows.append(f"<tr><td>{look.chip(arm)}</td><td>{ready[-1]}</td>{shown}</tr>")
-    if not rows:
+    newest = {arm: max((r for r in read.finished(run, arm, "select") if r > 0), default=0) for arm in run.config.arms}
+    facts = {arm: read.controller(run, arm, round_) for arm, round_ in newest.items() if round_}
+    if not facts:
         return '<p class="quiet">No round has selected its data yet.</p>'
-    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("round", *names))
+    shown = [name for name in names if any(state.get(name) is not None for state in facts.values())]
+    head = "".join(f"<th>{name.replace('_', ' ')}</th>" for name in ("round", *shown))
+    rows = [
+        f"<tr><td>{look.chip(arm)}</td><td>{newest[arm]}</td>{''.join(f'<td>{figure(state.get(name))}</td>' for name in shown)}</tr>"
+        for arm, state in facts.items()
+    ]
     return look.table(f"<th></th>{head}", rows)
+
+
+def figure(value: Any) -> str:
+    """A cell: a number in four digits, a word, or a dash."""
+    return "–" if value is None else text.escaped(value) if isinstance(value, str) else f"{value:.4g}"
 
 
 def curves(run: Run) -> None:
@@ -182,7 +190,9 @@ def tick(run: Run, was_live: bool) -> None:
     if alive:
         now_line(status)
     look.show(stage_grid(run, status, alive))
-    look.show(f'<p class="quiet">A column is a round, a box a finished stage: {", ".join(STAGES)}. Round 0 is shared by all arms.</p>')
+    look.show(
+        f'<p class="quiet">A column is a round, a box a finished stage: {", ".join(stages_of(run))}. Round 0 is shared by all arms.</p>'
+    )
     curves(run)
     st.subheader("Feedback loop", anchor=False)
     look.show(controller_table(run))
