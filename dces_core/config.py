@@ -117,7 +117,7 @@ class Cluster(Section):
     """Semantic clusters of the pool."""
 
     clusterer: Literal["hdbscan", "kmeans"] = Field(
-        "hdbscan", description="hdbscan on a UMAP of the embeddings, or spherical k-means. Ours."
+        "kmeans", description="Spherical k-means, or hdbscan on a UMAP of the embeddings, whose noise is edge. Ours."
     )
     umap_dims: Annotated[int, Field(ge=2, le=50)] = Field(10, description="UMAP dimensions that hdbscan sees.")
     min_cluster_size: Annotated[int, Field(ge=2, le=1000)] = Field(5, description="hdbscan's smallest cluster.")
@@ -133,7 +133,7 @@ class Split(Section):
     scorer: Literal["current", "frozen"] = Field(
         "current", description="Model whose log-probability ranks the samples: M_{t-1} or M_0. Ours."
     )
-    center_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="Upper share of each cluster that is center. Ours.")
+    center_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.85, description="Upper share of each cluster that is center. Ours.")
 
 
 class Controller(Section):
@@ -147,9 +147,9 @@ class Controller(Section):
     )
     gain: Annotated[float, Field(ge=0, le=10)] = Field(0.02, description="Change of the edge share per sd of the error. Ours.")
     sign: Literal[-1, 1] = Field(1, description="+1: dispersion falls -> more edge. Ours.")
-    a0: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="Edge share at zero error. Ours.")
-    a_min: Annotated[float, Field(ge=0, le=1)] = Field(0.2, description="Lower bound of the edge share. Ours.")
-    a_max: Annotated[float, Field(ge=0, le=1)] = Field(0.8, description="Upper bound of the edge share. Ours.")
+    a0: Annotated[float, Field(ge=0, le=1)] = Field(0.15, description="Edge share at zero error. Ours.")
+    a_min: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="Lower bound of the edge share. Ours.")
+    a_max: Annotated[float, Field(ge=0, le=1)] = Field(0.6, description="Upper bound of the edge share. Ours.")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Smoothing of the error: e_t = ema * e_{t-1} + (1 - ema) * new. Ours."
     )
@@ -157,12 +157,12 @@ class Controller(Section):
     edit_signal: Literal["logprob", "off"] = Field(
         "logprob", description="What drives the editing temperature: rise of the pool's mean log-probability, or nothing. Ours."
     )
-    edit_kp: Annotated[float, Field(ge=0, le=10)] = Field(0.6, description="Proportional gain on the editing temperature, per nat. Ours.")
+    edit_kp: Annotated[float, Field(ge=0, le=10)] = Field(1.0, description="Proportional gain on the editing temperature, per nat. Ours.")
     edit_ki: Annotated[float, Field(ge=0, le=10)] = Field(
-        0.15, description="Integral gain on the editing temperature, per nat and round. Ours."
+        0.3, description="Integral gain on the editing temperature, per nat and round. Ours."
     )
     edit_t_min: Annotated[float, Field(gt=0, le=5)] = Field(0.9, description="Lowest editing temperature. Ours.")
-    edit_t_max: Annotated[float, Field(gt=0, le=5)] = Field(1.6, description="Highest editing temperature. Ours.")
+    edit_t_max: Annotated[float, Field(gt=0, le=5)] = Field(2.0, description="Highest editing temperature. Ours.")
 
     @model_validator(mode="after")
     def _ordered(self) -> Controller:
@@ -179,7 +179,7 @@ class Edit(Section):
     share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.25, description="Largest share of a sample's tokens that is resampled (text mode). Ours."
     )
-    share_targets: Annotated[float, Field(ge=0, le=1)] = Field(0.6, description="The same for arm dces-targets. Ours.")
+    share_targets: Annotated[float, Field(ge=0, le=1)] = Field(0.8, description="The same for arm dces-targets. Ours.")
     temperature: Annotated[float, Field(gt=0, le=5)] = Field(1.1, description="Editing temperature at zero error. Ours.")
     threshold: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="Only tokens of at least this probability are flagged (ToEdit: 0.99)."

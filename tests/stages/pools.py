@@ -42,8 +42,13 @@ def make_pool(texts: list[str], logprob: list[float | None] | None = None) -> pl
     )
 
 
+#: A loop in the middle of its range, whatever the defaults are.
+LOOP: dict[str, Any] = {"a0": 0.5, "a_min": 0.2, "a_max": 0.8, "edit_kp": 0.6, "edit_ki": 0.15, "edit_t_max": 1.6}
+
+
 def make_config(n: int = 20, **sections: Any) -> RunConfig:
-    return parse({"engine": "fake", "pool": {"n": n}, "cluster": {"clusterer": "kmeans"}, **sections})
+    values: dict[str, Any] = {"cluster": {"clusterer": "kmeans"}, "split": {"center_share": 0.5}, **sections}
+    return parse({"engine": "fake", "pool": {"n": n}, **values, "controller": {**LOOP, **sections.get("controller", {})}})
 
 
 def reference(**overrides: Any) -> Reference:

@@ -11,6 +11,7 @@ from dces_core.config import Cluster
 from dces_core.stages.cluster import NOISE, cluster, default_k, distances, nearest_distance, spherical_kmeans
 
 KMEANS = Cluster(clusterer="kmeans")
+DENSITY = Cluster(clusterer="hdbscan")
 
 
 def blobs(n: int, centers: int, spread: float = 0.02, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +82,7 @@ def test_kmeans_as_asked_is_no_fallback() -> None:
 @pytest.mark.parametrize("distinct", [1, 5, 12])
 def test_hdbscan_gives_way_to_kmeans_where_rows_are_few(distinct: int) -> None:
     x = unit_rows(200, distinct=distinct)
-    found = cluster(x, Cluster(), seed=0)
+    found = cluster(x, DENSITY, seed=0)
     assert found.method == "kmeans" and found.reason and "distinct" in found.reason
     assert not (found.labels == NOISE).any()
 
@@ -104,7 +105,7 @@ def test_distances_of_members_and_noise() -> None:
 @pytest.mark.slow
 def test_hdbscan_finds_blobs_and_repeats_itself() -> None:
     x, truth = blobs(160, 4)
-    found = cluster(x, Cluster(), seed=5)
+    found = cluster(x, DENSITY, seed=5)
     assert found.method == "hdbscan" and found.reason is None
     kept = found.labels != NOISE
     assert kept.mean() > 0.9 and len(found.centroids) == found.labels.max() + 1
@@ -113,7 +114,7 @@ def test_hdbscan_finds_blobs_and_repeats_itself() -> None:
         assert len(np.unique(truth[members])) == 1
         mean = x[members].mean(axis=0)
         np.testing.assert_allclose(found.centroids[label], mean / np.linalg.norm(mean), atol=1e-5)
-    assert np.array_equal(found.labels, cluster(x, Cluster(), seed=5).labels)
+    assert np.array_equal(found.labels, cluster(x, DENSITY, seed=5).labels)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +131,6 @@ def test_what_hdbscan_finds_decides(monkeypatch: pytest.MonkeyPatch, labels: lis
     found_by_hdbscan = SimpleNamespace(fit_predict=lambda x: np.array(labels))
     monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=lambda **options: same))
     monkeypatch.setitem(sys.modules, "hdbscan", SimpleNamespace(HDBSCAN=lambda **options: found_by_hdbscan))
-    found = cluster(unit_rows(100), Cluster(), seed=0)
+    found = cluster(unit_rows(100), DENSITY, seed=0)
     assert (found.method, found.reason) == ("kmeans" if reason else "hdbscan", reason)
     assert (found.labels.tolist() == labels) is (reason is None)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pools import reference, unit_rows
+from pools import LOOP, reference, unit_rows
 
 from dces_core.config import Controller, Edit
 from dces_core.stages.cluster import nearest_distance
@@ -31,7 +31,7 @@ def step(
     settings: Controller | None = None, previous: Any = None, dynamic: bool = True, ref: Reference | None = None, **values: Any
 ) -> Any:
     measured = ControlInput({**AT_SETPOINT, **values}, 160)
-    return control(settings or Controller(), Edit(), dynamic, measured, ref or reference(), previous)
+    return control(settings or Controller(**LOOP), Edit(), dynamic, measured, ref or reference(), previous)
 
 
 def test_at_the_setpoint_everything_is_at_its_constant() -> None:
@@ -45,12 +45,12 @@ def test_error_is_in_sd_and_gain_scales_it() -> None:
     state = step(dispersion=0.57)
     assert state["error"] == pytest.approx(3)
     assert state["edge_share"] == pytest.approx(0.5 + 0.02 * 3)
-    assert step(Controller(sign=-1), dispersion=0.57)["edge_share"] == pytest.approx(0.44)
+    assert step(Controller(**{**LOOP, "sign": -1}), dispersion=0.57)["edge_share"] == pytest.approx(0.44)
 
 
 @pytest.mark.parametrize(("signal", "value"), [("dispersion", 0.58), ("entropy", 1.9), ("logprob", -1.4)])
 def test_collapse_raises_the_edge_share_whatever_the_signal(signal: Any, value: float) -> None:
-    state = step(Controller(signal=signal), **{signal: value})
+    state = step(Controller(**{**LOOP, "signal": signal}), **{signal: value})
     assert state["error"] == pytest.approx(2) and state["edge_share"] == pytest.approx(0.54)
     assert (state["signal"], state["value"], state["setpoint"]) == (signal, value, AT_SETPOINT[signal])
 
@@ -76,7 +76,7 @@ def test_temperature_is_monotone_in_logprob_and_bounded(one: float, other: float
 
 
 def test_ema_smooths_over_rounds() -> None:
-    settings = Controller(ema=0.5)
+    settings = Controller(**{**LOOP, "ema": 0.5})
     first = step(settings, dispersion=0.58)
     assert first["error"] == pytest.approx(2), "without a past the error is its own"
     second = step(settings, first, dispersion=0.56)
@@ -111,7 +111,7 @@ def test_static_freezes_every_controlled_quantity_and_still_measures() -> None:
 
 
 def test_edit_signal_off_keeps_the_temperature() -> None:
-    state = step(Controller(edit_signal="off"), logprob=-0.1)
+    state = step(Controller(**{**LOOP, "edit_signal": "off"}), logprob=-0.1)
     assert state["edit_temperature"] == 1.1 and state["edit_reason"] == "edit_signal is off"
 
 
@@ -138,14 +138,14 @@ def test_an_undefined_logprob_leaves_the_temperature() -> None:
 
 def test_real_setpoint_is_another_one() -> None:
     ref = reference(real={**reference().real, "dispersion": Spread(0.7, 0.05)})
-    assert step(Controller(setpoint="real"), ref=ref)["error"] == pytest.approx(2)
-    assert step(Controller(setpoint="round0"), ref=ref)["error"] == 0
+    assert step(Controller(**{**LOOP, "setpoint": "real"}), ref=ref)["error"] == pytest.approx(2)
+    assert step(Controller(**{**LOOP, "setpoint": "round0"}), ref=ref)["error"] == 0
 
 
 def test_per_cluster_shares() -> None:
     def shares(value: list[float], size: list[int], **values: Any) -> Any:
         measured = ControlInput({**AT_SETPOINT, **values}, 160, np.array(value), np.array(size))
-        return control(Controller(per_cluster=True), Edit(), True, measured, reference(), None)
+        return control(Controller(**{**LOOP, "per_cluster": True}), Edit(), True, measured, reference(), None)
 
     one = shares([0.4], [160], dispersion=0.58)
     assert one["edge_share_by_cluster"] == {"0": pytest.approx(one["edge_share"])}, "a single cluster is the pool"
@@ -158,10 +158,12 @@ def test_per_cluster_shares() -> None:
 
 
 def test_state_and_reference_survive_json() -> None:
-    state = step(Controller(ema=0.3), dispersion=0.123, logprob=-1.234)
+    state = step(Controller(**{**LOOP, "ema": 0.3}), dispersion=0.123, logprob=-1.234)
     again = json.loads(json.dumps(state, allow_nan=False))
     assert again == state
-    assert step(Controller(ema=0.3), again, dispersion=0.4) == step(Controller(ema=0.3), state, dispersion=0.4)
+    assert step(Controller(**{**LOOP, "ema": 0.3}), again, dispersion=0.4) == step(
+        Controller(**{**LOOP, "ema": 0.3}), state, dispersion=0.4
+    )
     assert Reference.from_json(json.loads(json.dumps(asdict(reference(quality_limit=-3.5))))) == reference(quality_limit=-3.5)
 
 
@@ -204,7 +206,7 @@ def test_mean_spread_is_the_standard_error() -> None:
 
 def sampling(logprob: float | None, previous: Any = None, dynamic: bool = True, base: float = 0.8, **changes: Any) -> Any:
     state = {"logprob": logprob, "logprob_setpoint": -1.5}
-    return sampling_step(Controller(**changes), Edit(), base, dynamic, state, previous)
+    return sampling_step(Controller(**{**LOOP, **changes}), Edit(), base, dynamic, state, previous)
 
 
 def test_the_sampling_temperature_is_the_editing_loop_around_another_centre() -> None:
