@@ -46,8 +46,8 @@ DEFAULT_PASSAGES = 60
 PROBES = 24
 #: A response uses this share of its token limit on average.
 FILL = 0.7
-#: fp32 weights twice (current and frozen), gradients, two AdamW moments.
-BYTES_PER_PARAMETER = 20
+#: fp32 weights (current and base), gradients, two AdamW moments; half-precision copies of current and frozen, and both laid out again.
+BYTES_PER_PARAMETER = 28
 PROCESS_BYTES = 1_500_000_000
 ROW_BYTES = 1500
 STAGE_BYTES = 60_000

@@ -185,7 +185,7 @@ def test_generation_has_equal_tokens_on_both_sides(name: str) -> None:
 
 def test_nothing_ends_a_response_on_either_side(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = small()
-    settings = generation._fixed(plan, decoding="greedy")
+    settings = generation.fixed(plan, decoding="greedy")
     with sides.open_lab(sides.settings(plan)) as lab:
         prompts = sides.prompts(lab, 3)
         loud = lab.engine.generate(prompts, settings, np.zeros((3, 4)))

@@ -64,7 +64,7 @@ def ctranslate2(plan: Plan) -> list[Row]:
     name = "generate-ct2"
     if importlib.util.find_spec("ctranslate2") is None:
         return [skipped(name, "ctranslate2 is not installed: pip install -c constraints.txt -e .[bench]")]
-    settings = _fixed(plan, temperature=0.8, top_p=0.95, top_k=0)
+    settings = fixed(plan, temperature=0.8, top_p=0.95, top_k=0)
     with sides.open_lab(sides.settings(plan)) as lab, tempfile.TemporaryDirectory(prefix="dces-bench-") as folder:
         started = time.perf_counter()
         _convert(Path(str(models.resolve(plan.model))), Path(folder) / "model")
@@ -77,7 +77,7 @@ def ctranslate2(plan: Plan) -> list[Row]:
 
 
 def _against_transformers(name: str, plan: Plan, **decoding: Any) -> Row:
-    settings = _fixed(plan, **decoding)
+    settings = fixed(plan, **decoding)
     with sides.open_lab(sides.settings(plan)) as lab:
         prompts = sides.prompts(lab, plan.batch)
         peer = _transformers(plan, lab, prompts, settings, plan.batch, stop=False)
@@ -89,7 +89,8 @@ def _row(name: str, pair: Pair, note: str) -> Row:
     return Row(name, pair.ours, pair.peer, pair.ratio, UNIT, pair.n, note)
 
 
-def _fixed(plan: Plan, **decoding: Any) -> Generate:
+def fixed(plan: Plan, **decoding: Any) -> Generate:
+    """Decoding settings of a bench whose responses all have the plan's length."""
     return Generate(max_new_tokens=plan.new_tokens, batch_size=plan.batch, **decoding)
 
 

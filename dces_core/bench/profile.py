@@ -10,9 +10,9 @@ from torch.profiler import ProfilerActivity, profile
 
 from dces_core import machine
 from dces_core.bench import sides
+from dces_core.bench.generation import fixed
 from dces_core.bench.plan import Plan
 from dces_core.bench.rows import Row
-from dces_core.config import Generate
 
 NAME = "generate-profile"
 #: Kinds by the operations that only they use; everything else is `rest` (norms, rotary angles, activations, copies, Python).
@@ -28,7 +28,7 @@ KINDS = {
 
 def decoding(plan: Plan) -> list[Row]:
     """The batch of generate-topp once more under the profiler: seconds by kind of operation, and their share."""
-    settings = Generate(max_new_tokens=plan.new_tokens, batch_size=plan.batch, temperature=0.8, top_p=0.95)
+    settings = fixed(plan, temperature=0.8, top_p=0.95)
     with sides.open_lab(sides.settings(plan)) as lab:
         lab.engine._ends = []  # type: ignore[attr-defined]
         prompts, noise = sides.prompts(lab, plan.batch), np.random.default_rng(0).random((plan.batch, plan.new_tokens))
@@ -41,7 +41,7 @@ def decoding(plan: Plan) -> list[Row]:
         kind = next((kind for kind, names in KINDS.items() if event.key in names), "rest")
         seconds[kind] += event.self_cpu_time_total / 1e6
     whole, tokens = sum(seconds.values()), plan.batch * plan.new_tokens
-    floor = _floor_s(plan, lab.engine.parameters)  # type: ignore[attr-defined]
+    floor = _floor_s(plan, lab.engine.parameters)
     rows = [Row(f"{NAME}-{kind}", value, None, value / whole, "s", tokens, "ratio: share of all") for kind, value in seconds.items()]
     note = "all parameters once per new token, at the speed of one large product in the same precision"
     return [*rows, Row(f"{NAME}-floor", floor, whole, floor / whole, "s", tokens, note)]

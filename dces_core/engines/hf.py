@@ -80,7 +80,7 @@ class HFModel:
         self._bf16 = has_bf16(self._device) if precision == "auto" else precision == "bf16"
         self._copy = self._half(self._master)
         self._frozen = self._half(self._master, share=False)
-        self._lean: LeanBody | None = None
+        self._packed: dict[Which, LeanBody | None] = {}
         self._seen: dict[Key, torch.Tensor] = {}  # hidden states of the frozen model
         self.parameters = sum(p.numel() for p in self._master.parameters())
         self.vocabulary = int(self._master.get_output_embeddings().weight.shape[0])
@@ -153,6 +153,7 @@ class HFModel:
     def freeze(self, path: Path | None) -> None:
         """As `load`, for M_0."""
         self._seen.clear()
+        self._packed.pop("frozen", None)
         self._frozen.load_state_dict(self._read(path))
 
     def save(self, path: Path) -> None:
@@ -175,7 +176,7 @@ class HFModel:
         return next(other for other in state if own[other].data_ptr() == own[name].data_ptr())
 
     def _refresh(self) -> None:
-        self._lean = None
+        self._packed.pop("current", None)
         if self._copy is not self._master:
             with torch.no_grad():
                 for half, master in zip(self._copy.parameters(), self._master.parameters(), strict=True):
@@ -195,8 +196,7 @@ class HFModel:
                 )
         if settings.decoding == "beam":
             return self._beam(prompts, settings, progress)
-        self._lean = self._lean or lean_body(self._copy)
-        return Decoder(self._copy, self._device, self._ends, self._lean).generate(prompts, settings, uniforms, progress)
+        return Decoder(self._copy, self._device, self._ends, self._lean("current")).generate(prompts, settings, uniforms, progress)
 
     def _beam(self, prompts: list[list[int]], settings: Generate, progress: Progress) -> list[Generation]:
         """Beam search by transformers; probabilities by the teacher."""
@@ -253,7 +253,13 @@ class HFModel:
 
     def _teacher(self, which: Which) -> Teacher:
         model = self._copy if which == "current" else self._frozen
-        return Teacher(model.base_model, model.get_output_embeddings(), self._device)
+        return Teacher(model.base_model, model.get_output_embeddings(), self._device, self._lean(which))
+
+    def _lean(self, which: Which) -> LeanBody | None:
+        """The lean pass of a model, where its layout has one; made again when its weights have changed."""
+        if which not in self._packed:
+            self._packed[which] = lean_body(self._copy if which == "current" else self._frozen)
+        return self._packed[which]
 
 
 def open_model(name: str) -> tuple[Any, Any]:

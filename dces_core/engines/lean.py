@@ -1,8 +1,8 @@
-"""The forward pass of Llama's layout (Llama, Mistral, Qwen2, Qwen3) in few operations, for decoding.
+"""The forward pass of Llama's layout (Llama, Mistral, Qwen2, Qwen3) in few operations, for decoding and scoring.
 
 At 32 rows a step, what transformers does between the matrix products costs as much as the products: hundreds of small operations per
 layer, and weights whose layout is converted in every call. Here query, key and value are one product, gate and up another, the rotary
-angles are looked up, and the weights are laid out once for the processor. Every other architecture decodes with its own forward pass.
+angles are looked up, and the weights are laid out once for the processor. Every other architecture uses its own forward pass.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from dces_core.engines.decode import PreallocatedCache, attend
+from dces_core.engines.base import Example
+from dces_core.engines.decode import PreallocatedCache, attend, shared_tokens
+from dces_core.engines.teacher import pad
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
 STATIC_ANGLES = ("default", "linear", "llama3", "yarn")  # the others depend on the length of the sequence
@@ -104,6 +106,28 @@ class LeanBody:
             x = x + layer.down(functional.silu(gate) * up)
         assert self.norm
         return SimpleNamespace(last_hidden_state=self.norm(x).view(rows, columns, -1))
+
+    def response_states(self, examples: list[Example]) -> Tensor:
+        """As teacher.response_states, without gradients: hidden states (tokens, width) that predict the response tokens."""
+        device = self.embedding.device
+        skip = shared_tokens([example.prompt for example in examples])
+        ids, _, where = pad(examples, skip, device)
+        cache = PreallocatedCache(len(self.layers))
+        if skip:
+            self._causal(cache, torch.tensor([examples[0].prompt[:skip]], device=device))
+            cache.spread(len(examples))
+        found: Tensor = self._causal(cache, ids)[where[:, 0], where[:, 1]]
+        return found
+
+    def _causal(self, cache: PreallocatedCache, ids: Tensor) -> Tensor:
+        """(rows, columns) ids behind what the cache holds; padding stands on the right, where no token looks."""
+        column = torch.arange(cache.room(ids.shape[1]), device=ids.device)
+        positions = column[cache.column : cache.column + ids.shape[1]]
+        mask = torch.zeros((len(positions), len(column)), dtype=self.embedding.dtype, device=ids.device)
+        mask.masked_fill_(column > positions.unsqueeze(1), torch.finfo(mask.dtype).min)
+        states: Tensor = self(ids, mask[None, None], positions.expand(len(ids), -1), cache).last_hidden_state
+        cache.column += ids.shape[1]
+        return states
 
     def _attend(self, layer: Layer, index: int, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, cache: PreallocatedCache) -> Tensor:
         turned = self.heads + self.grouped

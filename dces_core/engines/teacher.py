@@ -75,13 +75,16 @@ def response_states(body: torch.nn.Module, examples: list[Example], device: torc
 
 
 class Teacher:
-    """Scores with one model."""
+    """Scores with one model, by its own forward pass or by `lean`, which has its own `head` and `response_states`."""
 
-    def __init__(self, body: torch.nn.Module, head: torch.nn.Module, device: torch.device) -> None:
-        self.body, self.head, self.device = body, head, device
+    def __init__(self, body: torch.nn.Module, head: Any, device: torch.device, lean: Any = None) -> None:
+        self.body, self.head, self.device, self.lean = body, lean.head if lean else head, device, lean
 
     def hidden(self, examples: list[Example]) -> Tensor:
         """Hidden states (tokens, width) that predict the response tokens of these examples, in their order."""
+        if self.lean:
+            found: Tensor = self.lean.response_states(examples)
+            return found
         return response_states(self.body, examples, self.device)
 
     def logits(self, hidden: Tensor) -> Iterator[tuple[slice, Tensor]]:

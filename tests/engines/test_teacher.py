@@ -13,14 +13,18 @@ from scipy.stats import chisquare
 from dces_core.config import Edit
 from dces_core.engines import teacher as module
 from dces_core.engines.base import Example
+from dces_core.engines.lean import lean_body
 from dces_core.engines.teacher import Teacher, batches, divergence
 
 CPU = torch.device("cpu")
 
 
-def teacher(family: str, seed: int = 0) -> Teacher:
+PATHS = [*((family, False) for family in tiny.FAMILIES), ("llama", True), ("qwen3", True)]
+
+
+def teacher(family: str, seed: int = 0, lean: bool = False) -> Teacher:
     model = tiny.model(family, seed=seed)
-    return Teacher(model.base_model, model.get_output_embeddings(), CPU)
+    return Teacher(model.base_model, model.get_output_embeddings(), CPU, lean_body(model) if lean else None)
 
 
 def examples_of(count: int = 9, shared: int = 0) -> list[Example]:
@@ -41,10 +45,10 @@ def plain(family: str, example: Example, seed: int = 0) -> Any:
 
 
 @pytest.mark.parametrize("shared", [0, 12])
-@pytest.mark.parametrize("family", tiny.FAMILIES)
-def test_scores_are_those_of_a_plain_forward_pass(family: str, shared: int) -> None:
+@pytest.mark.parametrize(("family", "lean"), PATHS)
+def test_scores_are_those_of_a_plain_forward_pass(family: str, lean: bool, shared: int) -> None:
     examples = examples_of(shared=shared)
-    found = teacher(family).score(examples)
+    found = teacher(family, lean=lean).score(examples)
     exact = torch.cat([plain(family, example) for example in examples])
     target = torch.tensor([token for example in examples for token in example.response])
     assert found.target.tolist() == target.tolist()
