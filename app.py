@@ -18,6 +18,7 @@ page = st.navigation(
         "Look": [
             st.Page("pages/trajectories.py", title="Trajectories", icon=":material/show_chart:", url_path="trajectories"),
             st.Page("pages/clusters.py", title="Clusters", icon=":material/scatter_plot:", url_path="clusters"),
+            st.Page("pages/feedback.py", title="Feedback", icon=":material/cycle:", url_path="feedback"),
             st.Page("pages/generations.py", title="Generations", icon=":material/notes:", url_path="generations"),
         ],
         "Keep": [st.Page("pages/runs.py", title="Runs", icon=":material/folder_open:", url_path="runs")],

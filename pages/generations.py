@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from functools import partial
 from html import escape
 
 import polars as pl
 import streamlit as st
 
-from dces_core.metrics.text import ends_in_loop, units
 from dces_core.store import Run
-from dces_core.ui import look, read, state, text
+from dces_core.ui import charts, heat, look, read, state, text
 
 RULE = "Degenerate: the answer is empty or ends in a loop (a period of at most 16 units, 3 full repeats, 8 units or more)."
 
 
 def degenerate(answer: str | None) -> bool:
     """Empty, or ending in a loop."""
-    return not units(answer or "") or ends_in_loop(answer or "")
+    return heat.degeneracy(answer or "") == 1
 
 
 def first_degenerate(rows: pl.DataFrame, arm: str) -> int | None:
@@ -42,6 +42,40 @@ def pick_prompt(table: pl.DataFrame) -> str:
     return str(st.session_state[key])
 
 
+def asked_round() -> int | None:
+    """The round of the address bar; the scrubber below clamps it, here it only marks."""
+    asked = state.asked("round") or ""
+    return int(asked[:9]) if asked.isdecimal() else None
+
+
+def cell_clicked(key: str, prompts: list[str], rounds: list[int]) -> None:
+    """Callback of a heat map: the cell's prompt and round go into the address bar, from where the page takes them."""
+    found = heat.chosen(st.session_state[key]["selection"]["points"], prompts, rounds)
+    if found is not None:
+        state.put("prompt", found[0])
+        state.put("round", str(found[1]))
+
+
+def draw_heat(rows: pl.DataFrame, arms: tuple[str, ...], prompt_id: str) -> None:
+    """Prompts x rounds, one map per arm with the same rows and columns."""
+    grades = heat.graded(rows)
+    every, last = heat.worst_prompts(grades), grades["round"].n_unique()
+    prompts, rounds = every[: heat.MOST], heat.shown_rounds(grades)
+    with st.grid(3, min_column_width=260, gap="small"):
+        for arm in arms:
+            with st.container(gap="xxsmall"):
+                look.show(look.chip(arm))
+                key = f"heat-{arm}"
+                figure = heat.heat_map(grades.filter(pl.col("arm") == arm), prompts, rounds, (prompt_id, asked_round()))
+                alt = f"Degeneracy of {arm}: {len(prompts)} prompts, the worst on top, by {len(rounds)} rounds"
+                click = partial(cell_clicked, key, prompts, rounds)
+                st.plotly_chart(figure, key=key, on_select=click, selection_mode="points", config=charts.CONFIG, alt=alt)
+    cut = f" Showing {len(prompts)} of {len(every)} prompts, {len(rounds)} of {last} rounds."
+    words = f"{heat.RULE} × = 1. Worst prompt on top, over the arms shown. Click a cell: its prompt and round are picked."
+    more = cut if (len(prompts), len(rounds)) != (len(every), last) else ""
+    look.show(f'<p>{heat.legend()} &nbsp; <span class="quiet">{escape(words + more)}</span></p>')
+
+
 def probe_grid(rows: pl.DataFrame, arms: tuple[str, ...], highlight: bool) -> str:
     """Rows are rounds, columns are arms."""
     answers = {(row["arm"], row["round"]): row["text"] for row in rows.to_dicts()}
@@ -52,7 +86,7 @@ def probe_grid(rows: pl.DataFrame, arms: tuple[str, ...], highlight: bool) -> st
         head.append(f'<div class="head">{look.chip(arm)} &nbsp;{badge_of(first_degenerate(rows, arm), last)}</div>')
     cells = list(head)
     for round_ in rounds:
-        cells.append(f'<div class="round">{round_}</div>')
+        cells.append(f'<div class="round{" now" if round_ == asked_round() else ""}">{round_}</div>')
         for arm in arms:
             waiting = '<div class="said"><span class="none">not evaluated yet</span></div>'
             cells.append(f"<div>{text.mark(answers[arm, round_], highlight) if (arm, round_) in answers else waiting}</div>")
@@ -72,8 +106,9 @@ def draw_probes(run: Run, arms: tuple[str, ...]) -> None:
         key = state.linked("mode", modes, modes[0])
         mode = st.segmented_control("Decoding", modes, key=key, on_change=state.changed, args=("mode",), required=True)
         highlight = st.toggle("Highlight loops and repeats", value=True, key="highlight")
-    rows = table.filter((pl.col("prompt_id") == prompt_id) & (pl.col("mode") == mode))
-    look.show(probe_grid(rows, arms, highlight), key="probes")
+    rows = table.filter(pl.col("mode") == mode)
+    draw_heat(rows, arms, prompt_id)
+    look.show(probe_grid(rows.filter(pl.col("prompt_id") == prompt_id), arms, highlight), key="probes")
     keys = '<span class="said"><span class="loop">loop at the end</span> &nbsp; <span class="rep">repeated 4-grams</span></span>'
     look.show(f'<p class="quiet">{keys} &nbsp; {RULE} Round 0 is shared by all arms.</p>')
 

@@ -24,9 +24,14 @@ def title_of(metric: str) -> str:
     return metric if direction == "neutral" else f"{metric}, {direction} is better"
 
 
-def said_of(metric: str, width: int = 40) -> str:
+def said_of(metric: str) -> str:
     """What a metric says, in one or two short lines."""
-    return "<br>".join(textwrap.wrap(TITLE.get(metric, ""), width)[:2])
+    return wrapped(TITLE.get(metric, ""))
+
+
+def wrapped(words: str, width: int = 40) -> str:
+    """Words of this project in one or two short lines."""
+    return "<br>".join(textwrap.wrap(words, width)[:2])
 
 
 def base(height: int, **layout: Any) -> go.Figure:
@@ -55,37 +60,38 @@ def round_ticks(rounds: int) -> dict[str, Any]:
     return {"tick0": 0, "dtick": max(1, -(-rounds // 8)), "range": [-0.3, rounds + 0.4]}
 
 
+def panel(title: str, said: str) -> go.Figure:
+    """An empty small multiple: its title, and in small one or two lines of what it says."""
+    subtitle = {"text": said, "font": {"size": 11, "color": look.faint(0.66)}}
+    place = {"x": 0, "xref": "container", "y": 0.96, "yanchor": "top"}
+    figure = base(246, title={"text": title, "font": {"size": 13}, "subtitle": subtitle, **place})
+    figure.update_layout(margin={"t": 62})
+    return figure
+
+
+def line(figure: go.Figure, own: pl.DataFrame, arm: str) -> None:
+    """One arm's line; a round without a value leaves a gap. `own`: `round` and `value` of this arm."""
+    own, style = own.sort("round"), look.look(arm)
+    figure.add_scatter(
+        x=own["round"].to_list(),
+        y=own["value"].to_list(),
+        name=arm,
+        mode="lines+markers",
+        connectgaps=False,
+        hovertemplate="%{y:.4g}",
+        line={"color": style.colour, "dash": style.dash, "width": 2},
+        marker={"symbol": style.marker, "size": 6, "color": style.colour},
+    )
+
+
 def trajectory(
     rows: pl.DataFrame, metric: str, arms: tuple[str, ...], rounds: int, marks: dict[str, int | None], log: bool = False
 ) -> go.Figure:
     """One metric over the rounds, one line per arm. `rows`: METRICS of this metric; `marks`: ringed rounds per arm."""
-    subtitle = {"text": said_of(metric), "font": {"size": 11, "color": look.faint(0.66)}}
-    figure = base(
-        246,
-        title={
-            "text": title_of(metric),
-            "font": {"size": 13},
-            "subtitle": subtitle,
-            "x": 0,
-            "xref": "container",
-            "y": 0.96,
-            "yanchor": "top",
-        },
-    )
-    figure.update_layout(margin={"t": 62})
+    figure = panel(title_of(metric), said_of(metric))
     for arm in arms:
-        own = rows.filter(pl.col("arm") == arm).sort("round")
-        style = look.look(arm)
-        figure.add_scatter(
-            x=own["round"].to_list(),
-            y=own["value"].to_list(),
-            name=arm,
-            mode="lines+markers",
-            connectgaps=False,
-            hovertemplate="%{y:.4g}",
-            line={"color": style.colour, "dash": style.dash, "width": 2},
-            marker={"symbol": style.marker, "size": 6, "color": style.colour},
-        )
+        own = rows.filter(pl.col("arm") == arm)
+        line(figure, own, arm)
         ring(figure, own, arm, marks.get(arm))
     figure.update_xaxes(**round_ticks(rounds))
     why_empty(figure, rows)

@@ -38,6 +38,13 @@ def _samples(path: str, arm: str, round_: int, when: int) -> pl.DataFrame:
     return Run(Path(path)).samples(arm, round_)
 
 
+@st.cache_data(max_entries=2048, show_spinner=False)
+def _loop(path: str, arm: str, round_: int, when: int) -> dict[str, Any]:
+    picked = Run(Path(path)).stage(round_, arm, "select").frame("samples").filter(pl.col("fate") == "picked")
+    edited = int((picked["changed"].fill_null(0) > 0).sum())
+    return {**controller(Run(Path(path)), arm, round_), "picked_samples": picked.height, "edited_samples": edited}
+
+
 @st.cache_data(max_entries=8, show_spinner=False)
 def _ground(path: str, when: int) -> pl.DataFrame:
     return Run(Path(path)).frame()
@@ -96,6 +103,11 @@ def controller(run: Run, arm: str, round_: int) -> dict[str, Any]:
             flat[key] = sum(value.values())
             flat[f"{key} because"] = ", ".join(f"{reason}: {count}" for reason, count in value.items()) or None
     return flat
+
+
+def loop(run: Run, arm: str, round_: int) -> dict[str, Any]:
+    """`controller`, and how many samples of the round were picked and how many of those the edit changed."""
+    return _loop(str(run.path), arm, round_, stamp(run.stage(round_, arm, "select")))
 
 
 def live(run: Run) -> bool:

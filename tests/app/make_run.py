@@ -367,6 +367,8 @@ def controller(arm: str, round_: int, rows: list[dict[str, object]]) -> dict[str
         "edit_temperature": 1.1 + 0.03 * round_ if steers else None,
         "flagged": 340 if steers else None,
         "changed": 61 if steers else None,
+        "edited_tokens": 610 if steers else None,
+        "edit_reason": None if steers else "this arm does not edit",
         "clusterer": "hdbscan",
         "clusters": [{"cluster": 0, "size": 13, "center": 7, "dispersion": 0.4, "edge_share": None}],
         "quotas": [],

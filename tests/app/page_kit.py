@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamlit.testing.v1 import AppTest
 
-PAGES = ("start", "launch", "watch", "trajectories", "clusters", "generations", "runs")
+PAGES = ("start", "launch", "watch", "trajectories", "clusters", "feedback", "generations", "runs")
 
 
 def shown(app: AppTest) -> str:

@@ -35,5 +35,5 @@ def test_pages_load_nothing_heavy(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
-    assert len(said["opened"]) == 7
+    assert len(said["opened"]) == 8
     assert not set(HEAVY) & set(said["modules"])

@@ -12,6 +12,7 @@ from streamlit.testing.v1 import AppTest
 
 from dces_core import launch, models, processes, store
 from dces_core.stage import write_json
+from dces_core.ui.text import escaped
 
 Open = Callable[..., AppTest]
 
@@ -34,6 +35,7 @@ def test_a_finished_run(page: str, runs: Path, open_page: Open) -> None:
         "watch": "A column is a round",
         "trajectories": "1 seed: points, no interval",
         "clusters": "Distances in two dimensions have no direct meaning",
+        "feedback": "Every sample of the pool leaves it once",
         "generations": "collapsed at round 2",
         "runs": "Select a row",
     }
@@ -216,3 +218,50 @@ def test_start_offers_the_model_that_is_not_here_and_shows_how_far_it_is(
     assert pulls and not app.exception
     assert "Goes on if you close this tab" in shown(app)
     assert [bar.proto.value for bar in app.get("progress")] == [40]
+
+
+def test_feedback_shows_both_arms_and_says_what_nothing_steers(runs: Path, open_page: Open) -> None:
+    make_run(runs)
+    app = open_page("feedback", run="synthetic-1", vs="plain,dces", round="2")
+    words = shown(app)
+    assert app.select_slider[0].value == 2 and "round 2 went" in words
+    assert "Nothing is controlled; no edge share (this arm picks at random)" in words
+    assert "The loop set: edge share 0.54, editing temperature 1.16." in words
+    assert "undefined: this arm does not edit" in words
+    assert words.count("56 of the pool&#x27;s 120 samples trained on.") == 2
+    assert len(app.get("plotly_chart")) == 6 + 2
+
+
+def test_feedback_of_a_half_finished_run_draws_what_is_there(runs: Path, open_page: Open) -> None:
+    make_run(runs, upto={"plain": 2, "dces": 1, "dces-targets": 0}, state="stopped")
+    app = open_page("feedback", run="synthetic-1", vs="plain,dces", round="2")
+    assert "No selection in round 2" in shown(app)
+    assert len(app.get("plotly_chart")) == 6 + 1
+
+
+def test_feedback_quotes_stored_words_verbatim(runs: Path, open_page: Open) -> None:
+    run = make_run(runs, rounds=1)
+    path = run.stage(1, "plain", "select").path / "controller.json"
+    write_json(path, {**run.controller("plain", 1), "reason": HOSTILE[4], "notes": [HOSTILE[3]]})
+    app = open_page("feedback", run=run.id, vs="plain,dces")
+    words = shown(app)
+    assert not app.markdown
+    assert "<script>" not in words and "<img src=x" not in words
+    assert escaped(HOSTILE[4]) in words and escaped(HOSTILE[3]) in words
+
+
+def test_generations_maps_degeneracy_of_each_arm_in_the_mode_shown(runs: Path, open_page: Open) -> None:
+    make_run(runs)
+    app = open_page("generations", run="synthetic-1", vs="plain,dces", prompt="probe-02", round="1")
+    words = shown(app)
+    assert len(app.get("plotly_chart")) == 2
+    assert "Degeneracy of an answer: 1 where it is empty or ends in a loop" in words
+    assert words.count('<div class="round now">1</div>') == 1
+    assert "round now" not in shown(open_page("generations", run="synthetic-1", round="-1"))
+
+
+def test_generations_of_a_half_finished_run_maps_what_is_there(runs: Path, open_page: Open) -> None:
+    make_run(runs, upto={"plain": 1, "dces": 0, "dces-targets": 0}, state="stopped")
+    app = open_page("generations", run="synthetic-1")
+    assert len(app.get("plotly_chart")) == 3
+    assert "not evaluated yet" in shown(app)

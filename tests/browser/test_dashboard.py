@@ -42,7 +42,7 @@ def test_first_visitor_may_come_by_deep_link(server: Server, browser: Browser) -
     expect(page.get_by_role("heading", name="Generations")).to_be_visible()
     expect(page.get_by_text("collapsed at round 2")).to_be_visible()
     expect(page.get_by_role("dialog")).to_have_count(0)
-    expect(page.get_by_test_id("stSidebarNavLink")).to_have_count(7)
+    expect(page.get_by_test_id("stSidebarNavLink")).to_have_count(8)
     assert "round=2" in page.url and "mode=sampled" in page.url
     assert server.foreign == []
     page.close()
@@ -53,7 +53,7 @@ def test_every_page_in_both_themes(server: Server, browser: Browser) -> None:
     for theme, ground in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(21, 23, 26)")):
         context = browser.new_context(color_scheme=theme)  # type: ignore[arg-type]
         page = server.watch(context.new_page())
-        for path in ("", "launch", "watch", "trajectories", "clusters", "generations", "runs"):
+        for path in ("", "launch", "watch", "trajectories", "clusters", "feedback", "generations", "runs"):
             server.open(page, f"{path}?run=synthetic-1")
             expect(page.locator("h1")).to_be_visible()
             assert page.get_by_test_id("stException").count() == 0
@@ -80,6 +80,23 @@ def test_a_selection_on_the_map_shows_its_texts(server: Server, browser: Browser
     expect(heading).to_be_visible(timeout=20_000)
     assert heading.inner_text() == "120 selected", "every point of one arm, each once"
     expect(page.locator(".st-key-life dl")).to_contain_text("generated")
+    page.close()
+
+
+def test_a_click_on_the_heat_map_picks_prompt_and_round(server: Server, browser: Browser) -> None:
+    make_run(server.runs)
+    page = server.open(browser.new_page(viewport={"width": 1440, "height": 1100}), "generations?run=synthetic-1&vs=plain,dces")
+    plot = page.locator(".st-key-heat-dces .nsewdrag").first
+    expect(plot).to_be_visible(timeout=20_000)
+    page.wait_for_timeout(1500)
+    box = plot.bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + box["width"] * 2.5 / 4, box["y"] + 8)  # rounds 0..3 from the left, the worst prompt on top
+    page.wait_for_url(re.compile("round=2"), timeout=20_000)
+    expect(page.locator(".st-key-probes .now")).to_have_text("2")
+    worst = re.search(r"prompt=(probe-\d+)", page.url)
+    assert worst and worst.group(1) != "probe-01"
+    expect(page.locator(".st-key-probes .said").first).to_have_text("1. 1. 1. 1. 1. 1. 1. 1. 1. 1.")
     page.close()
 
 
