@@ -135,7 +135,8 @@ def test_arms_that_pick_at_random_are_paired(everything: Run) -> None:
 
 def test_arms_with_editing_edit_what_they_say(everything: Run) -> None:
     toedit, random_ = everything.samples("toedit", 1), everything.samples("edit-random", 1)
-    assert toedit["flagged"].is_not_null().sum() == 8 and random_["flagged"].is_not_null().sum() == 4
+    as_dces = round((1 - everything.config.controller.a0) * 8)
+    assert toedit["flagged"].is_not_null().sum() == 8 and random_["flagged"].is_not_null().sum() == as_dces < 8
     labels = training(everything, "edit-random", 1).filter(pl.col("labels").is_not_null())
     assert set(labels["id"]) == set(random_.filter(pl.col("flagged").is_not_null())["id"])
     assert all(row["labels"] != row["response"] for row in labels.to_dicts() if len(row["response"]) > 4)
