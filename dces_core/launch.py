@@ -28,7 +28,7 @@ ALIVE: tuple[State, ...] = ("queued", "running", "stopping")
 FRESH_S = 60.0
 POLL_S = 0.2
 #: A killed worker gives gigabytes back to the system before its process is gone.
-DYING_S = 2.0
+DYING_S = 4.0
 
 
 def create(config: RunConfig, directory: Path | None = None) -> Run:

@@ -40,7 +40,7 @@ def run_foreground(run: Run, echo: Callable[[str], None] | None = None) -> launc
     Raises UserError when the run has a worker already.
     """
     try:
-        held = FileLock(run.lock_path).acquire(timeout=0)
+        held = FileLock(run.lock_path).acquire(timeout=launch.DYING_S)
     except Timeout:
         raise UserError(f"run {run.id!r} has a worker already; watch it, or stop it first (dces stop {run.id}).") from None
     with held, _signals_stop():
