@@ -6,6 +6,7 @@ Rows of embeddings are L2-normalised; the zero row of an empty text has no direc
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -72,6 +73,13 @@ def _directions(rows: Embeddings) -> Embeddings:
     return np.asarray(rows[known] / length[known], dtype=np.float32)
 
 
+class _Text(str):
+    """bert-score batches texts in the order of a set: with Python's own hash it would be another one in every process."""
+
+    def __hash__(self) -> int:
+        return zlib.crc32(self.encode("utf-8", "surrogatepass"))
+
+
 @dataclass(frozen=True)
 class BertScore:
     """BERTScore per pair; NaN where the reference is empty. `parameters` says how it was computed."""
@@ -106,7 +114,7 @@ def bertscore(
     scores = np.where(real, 0.0, np.nan) * np.ones((3, 1))
     pairs = np.flatnonzero(said & real).tolist()
     if pairs:
-        parts = scorer.score([candidates[pair] for pair in pairs], [references[pair] for pair in pairs])
+        parts = scorer.score([_Text(candidates[pair]) for pair in pairs], [_Text(references[pair]) for pair in pairs])
         scores[:, pairs] = np.stack([part.numpy() for part in parts])
     parameters = {
         "model": model,
@@ -118,7 +126,6 @@ def bertscore(
         "empty_candidates": int(np.count_nonzero(~said)),
         "empty_references": int(np.count_nonzero(~real)),
     }
-    scores = scores.round(6)  # the last bits of an fp32 score differ between two processes; a resumed run must not
     return BertScore(scores[0], scores[1], scores[2], parameters)
 
 

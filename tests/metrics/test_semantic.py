@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
@@ -97,3 +101,21 @@ def test_bertscore_of_a_collapsed_pool() -> None:
 def test_bertscore_by_a_model_that_is_not_there(tmp_path: object) -> None:
     with pytest.raises(UserError, match=r"eval\.bertscore"):
         metrics.bertscore(["a"], ["b"], model=f"{tmp_path}/nowhere")
+
+
+@pytest.mark.slow
+def test_bertscore_has_the_same_bits_in_every_process() -> None:
+    """bert-score batches texts in the order of a set, which Python shuffles from process to process."""
+    code = (
+        "import json, sys; from dces_core.config import SHIPPED; from dces_core.metrics.semantic import bertscore; "
+        "lines = (SHIPPED / 'everyday' / 'train.jsonl').read_text(encoding='utf-8').splitlines()[:150]; "
+        "texts = [json.loads(line)['reference'] for line in lines]; "
+        "sys.stdout.write(bertscore(texts[1:] + texts[:1], texts).f1.tobytes().hex())"
+    )
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(found) == 1 and len(found.pop()) == 150 * 16
