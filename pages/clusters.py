@@ -190,10 +190,7 @@ def page() -> None:
     """Draw the page."""
     run = state.need_run()
     state.heading("Clusters", run)
-    every, rounds = state.need_rounds(run, "map")
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
-        arms = state.pick_pair(every)
-        round_ = state.pick_round(run, rounds, "map")
+    arms, round_, rounds = state.need_pair(run, "map")
 
     @st.fragment
     def maps() -> None:

@@ -79,10 +79,7 @@ def page() -> None:
     """Draw the page."""
     run = state.need_run()
     state.heading("Feedback", run)
-    every, rounds = state.need_rounds(run, "select")
-    with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
-        arms = state.pick_pair(every)
-        round_ = state.pick_round(run, rounds, "select")
+    arms, round_, _ = state.need_pair(run, "select")
     st.subheader(f"Where the samples of round {round_} went", anchor=False)
     draw_round(run, arms, round_)
     st.subheader("What the loop knew and did", anchor=False)

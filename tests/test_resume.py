@@ -91,14 +91,18 @@ def test_an_interruption_in_any_stage(whole: Run, where: tuple[int, str, str], t
     assert len(spans(run)) == len(set(spans(run))) == len(spans(whole))
 
 
-def test_many_interruptions_one_after_the_other(whole: Run, tmp_path: Path) -> None:
-    run = copied(whole, tmp_path)
-    for where in STEPS:
+def cut_and_go_on(run: Run, other: Run, places: list[tuple[int, str, str]]) -> None:
+    """A run that fails at each of these places in turn equals one that never failed."""
+    for where in places:
         with pytest.MonkeyPatch.context() as patch:
             interrupt(patch, where, early=False)
             assert attempt(run) == "failed"
     go_on(run)
-    equals(run, whole)
+    equals(run, other)
+
+
+def test_many_interruptions_one_after_the_other(whole: Run, tmp_path: Path) -> None:
+    cut_and_go_on(copied(whole, tmp_path), whole, STEPS)
 
 
 # damage -----------------------------------------------------------------------------------------------------------------
@@ -152,28 +156,18 @@ def test_a_long_chain_of_pruned_weights(tmp_path: Path) -> None:
     assert contents(run) == before
 
 
-def cut_and_go_on(folder: Path, changes: dict[str, Any], places: list[tuple[int, str, str]]) -> None:
-    """A run that fails at each of these places in turn equals one that never failed."""
-    one = finished(folder, "one", **changes)
-    two = small_run(folder, "two", **changes)
-    for where in places:
-        with pytest.MonkeyPatch.context() as patch:
-            interrupt(patch, where, early=False)
-            assert attempt(two) == "failed"
-    go_on(two)
-    equals(two, one)
-
-
 def test_fine_tuned_start_and_accumulated_data_go_on_too(tmp_path: Path) -> None:
     changes: dict[str, Any] = {"arms": ["dces"], "train": {"round0": "finetune", "regime": "accumulate-subsample", "init": "base"}}
-    cut_and_go_on(tmp_path, changes, [(0, SHARED, "train"), (2, "dces", "select"), (2, "dces", "train")])
+    one, two = finished(tmp_path, "one", **changes), small_run(tmp_path, "two", **changes)
+    cut_and_go_on(two, one, [(0, SHARED, "train"), (2, "dces", "select"), (2, "dces", "train")])
 
 
 def test_a_real_architecture_goes_on_bit_by_bit(tmp_path: Path) -> None:
     """gpt2 has dropout: the noise of training must not depend on what ran before in the process."""
     model = str(tiny.folder("gpt2"))
     changes: dict[str, Any] = {"engine": "hf", "model": model, "device": "cpu", "arms": ["dces"], "train": {"precision": "fp32"}}
-    cut_and_go_on(tmp_path, changes, [(1, "dces", "train"), (2, "dces", "train")])
+    one, two = finished(tmp_path, "one", **changes), small_run(tmp_path, "two", **changes)
+    cut_and_go_on(two, one, [(1, "dces", "train"), (2, "dces", "train")])
 
 
 def test_maps_are_the_same_after_an_interruption_and_leave_torch_its_threads(tmp_path: Path) -> None:

@@ -249,6 +249,15 @@ def pick_pair(arms: tuple[str, ...]) -> tuple[str, ...]:
     return left, right
 
 
+def need_pair(run: Run, stage: str) -> tuple[tuple[str, ...], int, list[int]]:
+    """Two arms that finished a stage, the round to look at, and the rounds there are; stops as `need_rounds` does."""
+    every, rounds = need_rounds(run, stage)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="large"):
+        arms = pick_pair(every)
+        round_ = pick_round(run, rounds, stage)
+    return arms, round_, rounds
+
+
 def _pair_changed() -> None:
     put("vs", f"{st.session_state['pair-left']},{st.session_state['pair-right']}")
 

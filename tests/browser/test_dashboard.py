@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 from browser_kit import Server
 from make_run import HOSTILE, make_run
-from playwright.sync_api import Browser, expect
+from playwright.sync_api import Browser, Page, expect
 
 from dces_core.ui.text import visible
 
@@ -62,14 +63,20 @@ def test_every_page_in_both_themes(server: Server, browser: Browser) -> None:
     assert server.foreign == []
 
 
-def test_a_selection_on_the_map_shows_its_texts(server: Server, browser: Browser) -> None:
-    make_run(server.runs)
-    page = server.open(browser.new_page(viewport={"width": 1440, "height": 1100}), "clusters?run=synthetic-1&round=1")
-    plot = page.locator(".st-key-map-plain-1 .nsewdrag").first
+def plot_box(page: Page, key: str) -> Any:
+    """Where a chart's drawing area is, once it takes the mouse."""
+    plot = page.locator(f".st-key-{key} .nsewdrag").first
     expect(plot).to_be_visible(timeout=20_000)
     page.wait_for_timeout(1500)
     box = plot.bounding_box()
     assert box is not None
+    return box
+
+
+def test_a_selection_on_the_map_shows_its_texts(server: Server, browser: Browser) -> None:
+    make_run(server.runs)
+    page = server.open(browser.new_page(viewport={"width": 1440, "height": 1100}), "clusters?run=synthetic-1&round=1")
+    box = plot_box(page, "map-plain-1")
     left, top, right, bottom = box["x"] + 8, box["y"] + 8, box["x"] + box["width"] - 8, box["y"] + box["height"] - 8
     page.mouse.move(left, top)
     page.mouse.down()
@@ -86,11 +93,7 @@ def test_a_selection_on_the_map_shows_its_texts(server: Server, browser: Browser
 def test_a_click_on_the_heat_map_picks_prompt_and_round(server: Server, browser: Browser) -> None:
     make_run(server.runs)
     page = server.open(browser.new_page(viewport={"width": 1440, "height": 1100}), "generations?run=synthetic-1&vs=plain,dces")
-    plot = page.locator(".st-key-heat-dces .nsewdrag").first
-    expect(plot).to_be_visible(timeout=20_000)
-    page.wait_for_timeout(1500)
-    box = plot.bounding_box()
-    assert box is not None
+    box = plot_box(page, "heat-dces")
     page.mouse.click(box["x"] + box["width"] * 2.5 / 4, box["y"] + 8)  # rounds 0..3 from the left, the worst prompt on top
     page.wait_for_url(re.compile("round=2"), timeout=20_000)
     expect(page.locator(".st-key-probes .now")).to_have_text("2")
