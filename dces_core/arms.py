@@ -9,7 +9,7 @@ from dces_core.config import ArmName, Edit, Generate, Train
 
 Rule = Literal["random", "center-edge", "ppl-low", "ppl-high", "ppl-band", "semdedup", "none"]
 #: ToEdit as published (arXiv 2412.14689); an arm of its own, so the recipe's editing settings do not reach it.
-TOEDIT = Edit(threshold=0.99, top_k=8, temperature=1.0, share=1.0, exclude_original=False, whole_words=False)  # type: ignore[call-arg]
+TOEDIT = Edit(unit="token", threshold=0.99, top_k=8, temperature=1.0, share=1.0, exclude_original=False, whole_words=False)  # type: ignore[call-arg]
 
 
 @dataclass(frozen=True)

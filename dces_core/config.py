@@ -154,12 +154,17 @@ class Controller(Section):
         0.0, description="Smoothing of the error: e_t = ema * e_{t-1} + (1 - ema) * new. Ours."
     )
     per_cluster: bool = Field(False, description="One edge share per cluster, from that cluster's own dispersion. Ours.")
-    edit_signal: Literal["logprob", "off"] = Field(
-        "logprob", description="What drives the editing temperature: rise of the pool's mean log-probability, or nothing. Ours."
+    edit_signal: Literal["entropy_real", "logprob", "off"] = Field(
+        "entropy_real",
+        description="What drives the editing temperature: fall of the mean entropy on real training text, rise of the pool's mean "
+        "log-probability, or nothing. Ours.",
     )
-    edit_kp: Annotated[float, Field(ge=0, le=10)] = Field(1.0, description="Proportional gain on the editing temperature, per nat. Ours.")
+    watched: Annotated[int, Field(ge=1, le=10_000)] = Field(
+        64, description="Real training references that entropy_real is read from. Ours."
+    )
+    edit_kp: Annotated[float, Field(ge=0, le=10)] = Field(0.15, description="Proportional gain on the editing temperature, per nat. Ours.")
     edit_ki: Annotated[float, Field(ge=0, le=10)] = Field(
-        0.3, description="Integral gain on the editing temperature, per nat and round. Ours."
+        0.04, description="Integral gain on the editing temperature, per nat and round. Ours."
     )
     edit_t_min: Annotated[float, Field(gt=0, le=5)] = Field(0.9, description="Lowest editing temperature. Ours.")
     edit_t_max: Annotated[float, Field(gt=0, le=5)] = Field(2.0, description="Highest editing temperature. Ours.")
@@ -176,20 +181,24 @@ class Controller(Section):
 class Edit(Section):
     """Token-level editing of center samples."""
 
+    unit: Literal["suffix", "token"] = Field(
+        "suffix",
+        description="Text mode: rewrite the end of a response token by token, or single tokens in one pass (ToEdit). Ours.",
+    )
     share: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.25, description="Largest share of a sample's tokens that is resampled (text mode). Ours."
+        0.8, description="Largest share of a sample's tokens that is resampled (text mode). Ours."
     )
     share_targets: Annotated[float, Field(ge=0, le=1)] = Field(0.8, description="The same for arm dces-targets. Ours.")
     temperature: Annotated[float, Field(gt=0, le=5)] = Field(1.1, description="Editing temperature at zero error. Ours.")
     threshold: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.0, description="Only tokens of at least this probability are flagged (ToEdit: 0.99)."
+        0.0, description="Single tokens only: those of at least this probability are flagged (ToEdit: 0.99)."
     )
     top_k: Annotated[int, Field(ge=0, le=1000)] = Field(
         0, description="Replacements come from the k likeliest tokens (ToEdit: 8); 0: the full distribution."
     )
-    exclude_original: bool = Field(False, description="Never draw the token that stands there.")
+    exclude_original: bool = Field(False, description="Single tokens only: never draw the token that stands there.")
     model: Literal["current", "frozen"] = Field("current", description="Model that proposes replacements: M_{t-1} or M_0. Ours.")
-    whole_words: bool = Field(True, description="Text mode: a continuation piece is replaced by continuation pieces only. Ours.")
+    whole_words: bool = Field(True, description="Text mode, single tokens: a continuation piece is replaced by such pieces only. Ours.")
 
 
 class Filter(Section):

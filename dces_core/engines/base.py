@@ -102,9 +102,18 @@ class LanguageModel(Protocol):
         """Write the current model's weights (safetensors, fp32)."""
 
     def generate(
-        self, prompts: list[list[int]], settings: Generate, uniforms: NDArray[np.float64], progress: Progress = silent
+        self,
+        prompts: list[list[int]],
+        settings: Generate,
+        uniforms: NDArray[np.float64],
+        progress: Progress = silent,
+        limits: list[int] | None = None,
+        which: Which = "current",
     ) -> list[Generation]:
-        """One response per prompt. `uniforms` (len(prompts), max_new_tokens) in [0, 1) is all the randomness there is."""
+        """One response per prompt. `uniforms` (len(prompts), max_new_tokens) in [0, 1) is all the randomness there is.
+
+        `limits`: the most tokens of each response, at least 1, where they are fewer than max_new_tokens; sampling and greedy only.
+        """
 
     def score(self, examples: list[Example], which: Which = "current", progress: Progress = silent) -> TokenScores:
         """Teacher-forced scores of all response tokens, in the order of `examples`."""

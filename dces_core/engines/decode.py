@@ -249,9 +249,15 @@ class Decoder:
 
     @torch.inference_mode()
     def generate(
-        self, prompts: list[list[int]], settings: Generate, uniforms: NDArray[np.float64], progress: Progress = silent
+        self,
+        prompts: list[list[int]],
+        settings: Generate,
+        uniforms: NDArray[np.float64],
+        progress: Progress = silent,
+        limits: list[int] | None = None,
     ) -> list[Generation]:
         """One response per prompt; see LanguageModel.generate."""
+        most = np.minimum(settings.max_new_tokens, limits if limits is not None else [settings.max_new_tokens] * len(prompts))
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         out: list[Generation | None] = [None] * len(prompts)
         done = 0
@@ -261,30 +267,35 @@ class Decoder:
             def report(finished: int, done: int = done) -> None:
                 progress(done + finished, len(order))
 
-            for row, generation in zip(rows, self._decode([prompts[i] for i in rows], settings, uniforms[rows], report), strict=True):
+            found = self._decode([prompts[i] for i in rows], settings, uniforms[rows], torch.from_numpy(most[rows]), report)
+            for row, generation in zip(rows, found, strict=True):
                 out[row] = generation
             done += len(rows)
         return [generation for generation in out if generation is not None]
 
-    def _decode(self, prompts: list[list[int]], settings: Generate, uniforms: NDArray[np.float64], report: Any) -> list[Generation]:
-        limit, count = settings.max_new_tokens, len(prompts)
+    def _decode(
+        self, prompts: list[list[int]], settings: Generate, uniforms: NDArray[np.float64], length: Tensor, report: Any
+    ) -> list[Generation]:
+        """`length`: the most tokens of each response, which becomes how many it has."""
+        limit, count = int(length.max()), len(prompts)
         tokens = torch.zeros((count, limit), dtype=torch.long)
         logprob, entropy = torch.zeros((count, limit)), torch.zeros((count, limit))
-        length, ended = torch.full((count,), limit), torch.zeros(count, dtype=torch.bool)
+        ended = torch.zeros(count, dtype=torch.bool)
         noise = torch.from_numpy(uniforms).to(self.device, exact_type(self.device))
         cache, batch, hidden = self._prefill(prompts)
         for step in range(limit):
             token, lp, ent = choose(self.head(hidden), settings, noise[batch.rows, step])
             rows = batch.rows.cpu()
             tokens[rows, step], logprob[rows, step], entropy[rows, step] = token.cpu(), lp.cpu(), ent.cpu()
-            stop = rows[torch.isin(token, self.ends).cpu() & ~ended[rows]]
+            stop = rows[torch.isin(token, self.ends).cpu() & (length[rows] > step)]
             ended[stop] = True
             length[stop] = step
             batch.token = token
-            report(count - int((~ended).sum()) if step + 1 < limit else count)
-            if step + 1 == limit or bool(ended.all()):
+            left = length > step + 1
+            report(count - int(left.sum()))
+            if not bool(left.any()):
                 break
-            alive = ~ended[rows].to(self.device)
+            alive = left[rows].to(self.device)
             if int(alive.sum()) <= COMPACT_BELOW * len(rows):
                 keep = alive.nonzero().squeeze(1)
                 cache.select(keep)

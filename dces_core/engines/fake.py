@@ -150,19 +150,31 @@ class FakeModel:
 
     # the four verbs -------------------------------------------------------------------------------------------------
 
-    def generate(self, prompts: list[list[int]], settings: Generate, uniforms: Doubles, progress: Progress = silent) -> list[Generation]:
+    def generate(
+        self,
+        prompts: list[list[int]],
+        settings: Generate,
+        uniforms: Doubles,
+        progress: Progress = silent,
+        limits: list[int] | None = None,
+        which: Which = "current",
+    ) -> list[Generation]:
         """See LanguageModel."""
         out: list[Generation] = []
+        weights = self._current if which == "current" else self._frozen
+        most = limits if limits is not None else [settings.max_new_tokens] * len(prompts)
         for start in range(0, len(prompts), CHUNK):
             part = slice(start, start + CHUNK)
             if settings.decoding == "beam":
                 out += [self._beam(prompt, settings) for prompt in prompts[part]]
             else:
-                out += self._generate(prompts[part], settings, uniforms[part])
+                out += self._generate(weights, prompts[part], settings, uniforms[part], most[part])
             progress(len(out), len(prompts))
         return out
 
-    def _generate(self, prompts: list[list[int]], settings: Generate, uniforms: Doubles) -> list[Generation]:
+    def _generate(
+        self, weights: Weights, prompts: list[list[int]], settings: Generate, uniforms: Doubles, limits: list[int]
+    ) -> list[Generation]:
         top_k = 1 if settings.decoding == "greedy" else settings.top_k
         boosts = [_boost(prompt) for prompt in prompts]
         ids: list[list[int]] = [[] for _ in prompts]
@@ -170,7 +182,7 @@ class FakeModel:
         last = [prompt[-1] for prompt in prompts]
         active = list(range(len(prompts)))
         for step in range(settings.max_new_tokens):
-            rows = self._probabilities(self._current, [last[i] for i in active], [boosts[i] for i in active])
+            rows = self._probabilities(weights, [last[i] for i in active], [boosts[i] for i in active])
             drawn = _sample(rows, uniforms[active, step], settings.temperature, top_k, settings.top_p)
             entropy = _entropy(rows)
             for row, i in enumerate(active):
@@ -178,7 +190,7 @@ class FakeModel:
                 if last[i] != END:
                     ids[i].append(last[i])
                     facts[i].append((float(np.log(rows[row, last[i]])), float(entropy[row])))
-            active = [i for i in active if last[i] != END]
+            active = [i for i in active if last[i] != END and step + 1 < limits[i]]
             if not active:
                 break
         scores = [np.array(fact, np.float32).reshape(-1, 2) for fact in facts]
@@ -319,8 +331,9 @@ class FakeModel:
 
 
 def _boost(prompt: list[int]) -> Ints:
-    """The distinct ordinary tokens of a prompt."""
-    return np.array(sorted({token for token in prompt if token >= len(SPECIAL)}), np.int64)
+    """The distinct ordinary tokens of a prompt, without what was answered already."""
+    asked = prompt[: prompt.index(START)] if START in prompt else prompt
+    return np.array(sorted({token for token in asked if token >= len(SPECIAL)}), np.int64)
 
 
 def _lefts(example: Example) -> list[int]:

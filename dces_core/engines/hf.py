@@ -185,18 +185,26 @@ class HFModel:
     # the four verbs -------------------------------------------------------------------------------------------------
 
     def generate(
-        self, prompts: list[list[int]], settings: Generate, uniforms: NDArray[np.float64], progress: Progress = silent
+        self,
+        prompts: list[list[int]],
+        settings: Generate,
+        uniforms: NDArray[np.float64],
+        progress: Progress = silent,
+        limits: list[int] | None = None,
+        which: Which = "current",
     ) -> list[Generation]:
         """See LanguageModel. Raises UserError for a prompt that leaves no room for the response."""
-        for prompt in prompts:
-            if len(prompt) + settings.max_new_tokens > self.context:
+        for prompt, limit in zip(prompts, limits or [settings.max_new_tokens] * len(prompts), strict=True):
+            if len(prompt) + limit > self.context:
                 raise UserError(
-                    f"a prompt has {len(prompt)} tokens; with generate.max_new_tokens = {settings.max_new_tokens} it exceeds the "
+                    f"a prompt has {len(prompt)} tokens; with generate.max_new_tokens = {limit} it exceeds the "
                     f"model's context of {self.context}: shorten the prompt or lower generate.max_new_tokens."
                 )
         if settings.decoding == "beam":
+            assert limits is None and which == "current", "beam search has one limit, and one model"
             return self._beam(prompts, settings, progress)
-        return Decoder(self._copy, self._device, self._ends, self._lean("current")).generate(prompts, settings, uniforms, progress)
+        model = self._copy if which == "current" else self._frozen
+        return Decoder(model, self._device, self._ends, self._lean(which)).generate(prompts, settings, uniforms, progress, limits)
 
     def _beam(self, prompts: list[list[int]], settings: Generate, progress: Progress) -> list[Generation]:
         """Beam search by transformers; probabilities by the teacher."""

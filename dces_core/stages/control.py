@@ -17,7 +17,7 @@ from dces_core.config import Controller, Edit
 from dces_core.stages.cluster import Floats, default_k, nearest_distance, spherical_kmeans
 
 SIGNALS = ("dispersion", "entropy", "logprob")
-COLLAPSE_SIDE = {"dispersion": 1.0, "entropy": 1.0, "logprob": -1.0}  # +1: falls under collapse
+COLLAPSE_SIDE = {"dispersion": 1.0, "entropy": 1.0, "logprob": -1.0, "entropy_real": 1.0}  # +1: falls under collapse
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,10 @@ class Spread:
 
 @dataclass(frozen=True)
 class Reference:
-    """Set-points, measured once per run: each signal of round 0's own pool and of real training text, and the quality limit."""
+    """Set-points, measured once per run: each signal of round 0's own pool and of real training text, and the quality limit.
+
+    `round0` also has entropy_real: the mean entropy of M_0 on the watched real training references.
+    """
 
     round0: dict[str, Spread]
     real: dict[str, Spread]
@@ -56,9 +59,10 @@ class ControlInput:
 class EditState(TypedDict):
     """The editing temperature and what made it. `edit_reason`: why it is the constant, else null."""
 
-    logprob: float | None
-    logprob_setpoint: float | None
-    edit_error: float | None  # nats
+    edit_signal: str
+    edit_value: float | None  # nats
+    edit_setpoint: float | None
+    edit_error: float | None  # nats; positive: collapsing
     edit_integral: float | None  # nats, summed over rounds
     edit_temperature: float | None
     edit_clipped: bool
@@ -168,7 +172,7 @@ def control(
         "edge_share_by_cluster": by_cluster,
         "edge_clipped": clipped,
         "reason": reason if dynamic else "dynamic is off",
-        **_edit_step(settings, edit, dynamic, measured.values["logprob"], reference.round0["logprob"].mean, previous),
+        **_edit_step(settings, edit, dynamic, measured.values, reference.round0, previous),
     }
     return state
 
@@ -202,17 +206,25 @@ def _shares_by_cluster(settings: Controller, error: float, sd: float | None, mea
 
 
 def _edit_step(
-    settings: Controller, edit: Edit, dynamic: bool, logprob: float | None, goal: float | None, previous: Mapping[str, Any] | None
+    settings: Controller,
+    edit: Edit,
+    dynamic: bool,
+    values: Mapping[str, float | None],
+    setpoints: Mapping[str, Spread],
+    previous: Mapping[str, Any] | None,
 ) -> EditState:
     """The editing temperature: T0 = edit.temperature, within edit_t_min and edit_t_max. See `_steer`."""
-    error = None if logprob is None or goal is None else logprob - goal
-    reason = _held(settings, dynamic, logprob, goal)
+    signal = "logprob" if settings.edit_signal == "off" else settings.edit_signal
+    value, goal = values.get(signal), setpoints[signal].mean if signal in setpoints else None
+    error = None if value is None or goal is None else COLLAPSE_SIDE[signal] * (goal - value)
+    reason = _held(settings, dynamic, value, goal)
     bounds = (settings.edit_t_min, settings.edit_t_max)
     before = float((previous or {}).get("edit_integral") or 0.0)
     temperature, integral, clipped = _steer(settings, edit.temperature, bounds, None if reason else error, before)
     return {
-        "logprob": logprob,
-        "logprob_setpoint": goal,
+        "edit_signal": signal,
+        "edit_value": value,
+        "edit_setpoint": goal,
         "edit_error": error,
         "edit_integral": integral,
         "edit_temperature": temperature,
@@ -226,13 +238,12 @@ def sampling_step(
 ) -> SamplingState:
     """The sampling temperature of the next round's pool: the editing loop's gains and the width of its bounds, around `base`.
 
-    `state`: this round's, with `logprob` and its set-point. Never below a tenth of `base`, which a temperature of zero or less would be.
+    `state`: this round's, with the editing loop's error. Never below a tenth of `base`, which a temperature of zero or less would be.
     """
-    logprob, goal = state["logprob"], state["logprob_setpoint"]
-    reason = _held(settings, dynamic, logprob, goal)
+    reason = _held(settings, dynamic, state["edit_value"], state["edit_setpoint"])
     bounds = (max(0.1 * base, base + settings.edit_t_min - edit.temperature), base + settings.edit_t_max - edit.temperature)
     before = float((previous or {}).get("sampling_integral") or 0.0)
-    temperature, integral, clipped = _steer(settings, base, bounds, None if reason else logprob - goal, before)
+    temperature, integral, clipped = _steer(settings, base, bounds, None if reason else state["edit_error"], before)
     return {
         "sampling_temperature": temperature,
         "sampling_integral": integral,
@@ -241,12 +252,12 @@ def sampling_step(
     }
 
 
-def _held(settings: Controller, dynamic: bool, logprob: float | None, goal: float | None) -> str | None:
+def _held(settings: Controller, dynamic: bool, value: float | None, goal: float | None) -> str | None:
     """Why a temperature stays at its constant, None where it moves."""
     if not dynamic or settings.edit_signal == "off":
         return "edit_signal is off" if dynamic else "dynamic is off"
-    if logprob is None or goal is None:
-        return f"log-probability is undefined in {'this pool' if logprob is None else 'the first pool'}"
+    if value is None or goal is None:
+        return f"{settings.edit_signal} is undefined {'in this round' if value is None else 'for M_0'}"
     return None
 
 
@@ -255,7 +266,7 @@ def _steer(
 ) -> tuple[float, float, bool]:
     """T = clip(base + kp * e + ki * sum(e), *bounds), the new sum, and whether it was clipped; e None: `base` as it is.
 
-    e: rise of the pool's mean log-probability over round 0's. Anti-windup: while T is clipped, an error that pushes it further
+    e: the editing loop's error in nats, positive when collapsing. Anti-windup: while T is clipped, an error that pushes it further
     out is not added to the stored sum, so that the temperature leaves its bound in the first round in which the error turns.
     """
     if error is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -11,14 +11,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dces_core.arms import Arm
-from dces_core.engines.base import Example
+from dces_core.engines.base import Example, Which
 from dces_core.events import Progress
 from dces_core.lab import Lab
 from dces_core.seeds import rng_for, seed_for
 from dces_core.stage import Draft, Stage
 from dces_core.stages.control import Reference
-from dces_core.stages.edit import edit_responses, with_edits
-from dces_core.stages.generate import draw_prompts, pool_examples
+from dces_core.stages.edit import edit, with_edits
+from dces_core.stages.generate import draw_prompts, mean_or_none, pool_examples
 from dces_core.stages.select import SelectInputs, Selection, measure_reference, select
 
 TOKENS = pl.List(pl.Int32)
@@ -37,7 +37,15 @@ def write_reference(lab: Lab, pool: Stage, draft: Draft, progress: Progress) -> 
     entropy = _means(scores.example, scores.entropy, len(examples))
     texts = [lab.engine.decode(example.response) for example in examples]
     first = pool.frame("pool")
-    reference = measure_reference(lab.config, first, lab.encoder.embed(first["text"].to_list()), lab.encoder.embed(texts), logprob, entropy)
+    reference = measure_reference(
+        lab.config,
+        first,
+        lab.encoder.embed(first["text"].to_list()),
+        lab.encoder.embed(texts),
+        logprob,
+        entropy,
+        entropy_real(lab, "frozen"),
+    )
     draft.json("reference", asdict(reference))
 
 
@@ -53,7 +61,7 @@ def write_selection(
         SelectInputs(
             arm, lab.config, round_, frame.drop("prompt_ids", "ids"), embeddings,
             lambda rows: mean_logprob(lab, [examples[i] for i in rows]),
-            Reference.from_json(reference.json("reference") or {}), previous,
+            Reference.from_json(reference.json("reference") or {}), previous, _watched(lab, arm),
         )
     )  # fmt: skip
     progress(2, 3)
@@ -76,6 +84,21 @@ def mean_logprob(lab: Lab, examples: list[Example]) -> NDArray[np.float64]:
     return _means(scores.example, scores.logprob, len(examples))
 
 
+def entropy_real(lab: Lab, which: Which) -> float | None:
+    """Mean entropy (nats per token) on controller.watched real training references, the same ones in every round; None without tokens."""
+    pairs = lab.train.pairs
+    rows = rng_for(lab.config.seed, 0, "watched").permutation(len(pairs))[: lab.config.controller.watched]
+    limit = lab.config.generate.max_new_tokens
+    examples = [lab.example(lab.train, pairs[row]) for row in rows]
+    return mean_or_none(lab.engine.score([replace(e, response=e.response[:limit]) for e in examples], which).entropy)
+
+
+def _watched(lab: Lab, arm: Arm) -> float | None:
+    """The signal entropy_real of M_{t-1}, where an arm is steered by it."""
+    steered = arm.edit != "none" or arm.decode == "controlled"
+    return entropy_real(lab, "current") if steered and lab.config.controller.edit_signal == "entropy_real" else None
+
+
 def _means(example: NDArray[np.int64], values: NDArray[np.float32], examples: int) -> NDArray[np.float64]:
     """(examples,) mean of each example's token values; NaN without tokens."""
     counts = np.bincount(example, minlength=examples)
@@ -89,8 +112,8 @@ def _edit(
     if arm.edit == "none":
         return chosen.samples, {"flagged": None, "changed": None, "edited_tokens": None}, {}
     before = [examples[i] for i in chosen.edit]
-    result = edit_responses(
-        lab.engine, before, arm.editing(lab.config.edit), arm.edit, chosen.controller["edit_temperature"],
+    result = edit(
+        lab.engine, before, arm.editing(lab.config.edit), arm.edit, lab.config.generate, chosen.controller["edit_temperature"],
         seed_for(lab.config.seed, round_, "edit"), chosen.edit.tolist(),
     )  # fmt: skip
     texts = [lab.engine.decode(example.response) for example in result.examples]

@@ -1,17 +1,18 @@
-"""Token-level editing after ToEdit (arXiv 2412.14689): one pass over the ORIGINAL tokens, edits are not fed back."""
+"""Token-level editing: single tokens in one pass over the ORIGINAL ones (ToEdit, arXiv 2412.14689), or the end of a response."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from dces_core.config import Edit
+from dces_core.config import Edit, Generate
 from dces_core.engines.base import Example, LanguageModel
 from dces_core.records import SAMPLES
 from dces_core.stages.groups import position_within
@@ -27,6 +28,22 @@ class EditResult:
     edits: list[list[dict[str, object]]]  # per sample: position, before, after (pieces as written)
     flagged: NDArray[np.int32]  # (n,) tokens that were resampled
     changed: NDArray[np.int32]  # (n,) tokens that differ afterwards
+
+
+def edit(
+    engine: LanguageModel,
+    examples: list[Example],
+    settings: Edit,
+    mode: Mode,
+    decoding: Generate,
+    temperature: float,
+    seed: int,
+    keys: Sequence[int],
+) -> EditResult:
+    """Edit responses as `settings` and `mode` say; `decoding`: how the pool was sampled, for the token limit."""
+    if mode == "text" and settings.unit == "suffix":
+        return rewrite_ends(engine, examples, settings, decoding, temperature, seed, keys)
+    return edit_responses(engine, examples, settings, mode, temperature, seed, keys)
 
 
 def edit_responses(
@@ -75,6 +92,34 @@ def edit_responses(
     )
 
 
+def rewrite_ends(
+    engine: LanguageModel, examples: list[Example], settings: Edit, decoding: Generate, temperature: float, seed: int, keys: Sequence[int]
+) -> EditResult:
+    """Rewrite the last `share` of each response token by token, each drawn after the edited ones before it. [ours]
+
+    Drawn from the whole distribution of `settings.model` at `temperature` (or from its settings.top_k likeliest tokens), until the end
+    token or `decoding.max_new_tokens`, so that every token fits what stands before it. The first token stays. `keys`: see `edit_responses`.
+    """
+    lengths = np.array([len(example.response) for example in examples], np.int64)
+    flagged = np.minimum(np.floor(settings.share * lengths + 1e-9).astype(np.int64), lengths - 1).clip(min=0)
+    rows = np.flatnonzero(flagged).tolist()
+    kept = (lengths - flagged)[rows].tolist()
+    limits = [max(1, decoding.max_new_tokens - start) for start in kept]
+    noise = np.array([np.random.default_rng([seed, keys[row]]).random(decoding.max_new_tokens) for row in rows])
+    prompts = [examples[row].prompt + examples[row].response[:start] for row, start in zip(rows, kept, strict=True)]
+    own = {"decoding": "sample", "temperature": temperature, "top_p": 1.0, "top_k": settings.top_k}
+    found = engine.generate(prompts, decoding.model_copy(update=own), noise, limits=limits, which=settings.model) if len(rows) else []
+    edited, changed = list(examples), np.zeros(len(examples), np.int32)
+    edits: list[list[dict[str, object]]] = [[] for _ in examples]
+    for row, start, new in zip(rows, kept, found, strict=True):
+        before = examples[row].response
+        after = before[:start] + new.ids + [engine.end] * new.ended
+        edited[row] = replace(examples[row], response=after)
+        edits[row] = _replaced(engine, before, after)
+        changed[row] = sum(old != token for old, token in zip_longest(before, after[: len(before)]))
+    return EditResult(edited, edits, flagged.astype(np.int32), changed)
+
+
 def with_edits(samples: pl.DataFrame, rows: NDArray[np.int64], result: EditResult, texts: list[str]) -> pl.DataFrame:
     """SAMPLES with flagged, changed, edits and trained_text filled in for `rows`; `texts`: the edited texts, decoded."""
     values: dict[str, list[Any]] = {
@@ -112,6 +157,16 @@ def _writable(
 
 def _edited(example: Example, ids: NDArray[np.int64], mode: Mode) -> Example:
     return replace(example, response=ids.tolist()) if mode == "text" else replace(example, labels=ids.tolist())
+
+
+def _replaced(engine: LanguageModel, before: list[int], after: list[int]) -> list[dict[str, object]]:
+    """Positions at which two responses differ; what stands nowhere is an empty text."""
+    pairs = enumerate(zip_longest(before, after))
+    return [
+        {"position": i, "before": "" if old is None else engine.piece(old), "after": "" if new is None else engine.piece(new)}
+        for i, (old, new) in pairs
+        if old != new
+    ]
 
 
 def _differences(

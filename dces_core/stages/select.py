@@ -60,6 +60,7 @@ class SelectInputs:
     frozen_logprob: Callable[[Rows], NDArray[Any]]  # called at most once, for the rows that need it
     reference: Reference
     previous: Mapping[str, Any] | None = None  # this arm's controller state of the round before
+    entropy_real: float | None = None  # mean entropy of M_{t-1} on the watched real training references, nats; None: not measured
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,13 @@ def measure_reference(
     real_embeddings: Floats,
     real_logprob: NDArray[Any],
     real_entropy: NDArray[Any],
+    entropy_real: float | None = None,
 ) -> Reference:
     """Set-points of a run: round 0's own (the first pool) and real training references cut to the same token budget.
 
-    `real_logprob` and `real_entropy`: per-reference means under the frozen M_0, nats. The sd of dispersion comes from the
-    bootstrap on real text for both set-points; that of entropy and log-probability is the standard error of a pool's mean [ours].
+    `real_logprob` and `real_entropy`: per-reference means under the frozen M_0, nats; `entropy_real`: that of the watched ones. The
+    sd of dispersion comes from the bootstrap on real text for both set-points; that of entropy and log-probability is the standard
+    error of a pool's mean [ours].
     """
     real = reference_spread(real_embeddings, config.pool.size, seed_for(config.seed, 0, "bootstrap"))
     first = dispersion(embeddings, _dispersion_seed(config))
@@ -110,6 +113,7 @@ def measure_reference(
             "dispersion": Spread(first, real.sd),
             "entropy": mean_spread(_floats(first_pool["entropy"])),
             "logprob": mean_spread(_floats(first_pool["logprob"])),
+            "entropy_real": Spread(entropy_real, None),
         },
         real={
             "dispersion": real,
@@ -193,6 +197,7 @@ def _control(inputs: SelectInputs, view: _View) -> dict[str, Any]:
         "dispersion": dispersion(inputs.embeddings, _dispersion_seed(config)),
         "entropy": mean_spread(_floats(pool["entropy"])).mean,
         "logprob": mean_spread(_floats(pool["logprob"])).mean,
+        "entropy_real": inputs.entropy_real,
     }
     by_sample = view.distance if signal == "dispersion" else _floats(pool[signal])
     size, mean = _cluster_means(view.clustering, by_sample[view.clustered])

@@ -275,3 +275,15 @@ def test_progress_counts_finished_sequences() -> None:
     assert seen[-1] == (7, 7)
     assert seen == sorted(seen)
     assert decoder(tiny.model("llama"), NEVER).generate([], settings, np.zeros((0, 6))) == []
+
+
+@pytest.mark.parametrize("lean", [False, True])
+def test_each_response_has_its_own_limit(lean: bool) -> None:
+    prompts, noise, limits = prompts_of(7), np.random.default_rng(2).random((7, 12)), [12, 1, 5, 20, 3, 12, 8]
+    settings = Generate(max_new_tokens=12, batch_size=4, temperature=1.0, top_p=1.0)
+    one = decoder(tiny.model("llama"), list(range(0, 300, 30)), lean)
+    for whole, part, limit in zip(
+        one.generate(prompts, settings, noise), one.generate(prompts, settings, noise, limits=limits), limits, strict=True
+    ):
+        assert part.ids == whole.ids[:limit] and len(part.logprob) == len(part.ids)
+        assert part.ended == (whole.ended and len(whole.ids) < limit)

@@ -160,6 +160,8 @@ def test_a_sample_does_not_depend_on_its_batch(model: FakeModel, monkeypatch: py
     prompts = [model.encode_prompt(PAIRS[i % 3].prompt) for i in range(9)]
     uniforms = np.random.default_rng(1).random((9, 12))
     whole = model.generate(prompts, SAMPLE, uniforms)
+    cut = model.generate(prompts, SAMPLE, uniforms, limits=[3] * len(prompts), which="frozen")
+    assert [(g.ids, g.ended) for g in cut] == [(g.ids[:3], g.ended and len(g.ids) < 3) for g in whole]
     alone = [model.generate([prompts[i]], SAMPLE, uniforms[i : i + 1])[0] for i in range(9)]
     monkeypatch.setattr(fake, "CHUNK", 4)
     for other in (alone, model.generate(prompts, SAMPLE, uniforms)):
@@ -326,3 +328,10 @@ def test_plain_self_training_collapses() -> None:
     assert distinct[8] < 0.4 * distinct[0]
     assert copies[8] > 20 > copies[0]
     assert empty > 0
+
+
+def test_going_on_after_a_part_of_an_answer_is_as_likely_as_in_one_go(model: FakeModel) -> None:
+    prompt = model.encode_prompt("Say green.")
+    whole = scored(model, prompt, model.encode_text("red green blue"))
+    rest = scored(model, [*prompt, *model.encode_text("red")], model.encode_text(" green blue"))
+    assert whole[1:] == pytest.approx(rest)

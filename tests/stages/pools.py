@@ -43,7 +43,7 @@ def make_pool(texts: list[str], logprob: list[float | None] | None = None) -> pl
 
 
 #: A loop in the middle of its range, whatever the defaults are.
-LOOP: dict[str, Any] = {"a0": 0.5, "a_min": 0.2, "a_max": 0.8, "edit_kp": 0.6, "edit_ki": 0.15, "edit_t_max": 1.6}
+LOOP: dict[str, Any] = {"edit_signal": "logprob", "a0": 0.5, "a_min": 0.2, "a_max": 0.8, "edit_kp": 0.6, "edit_ki": 0.15, "edit_t_max": 1.6}
 
 
 def make_config(n: int = 20, **sections: Any) -> RunConfig:

@@ -113,6 +113,18 @@ def test_static_freezes_every_controlled_quantity_and_still_measures() -> None:
 def test_edit_signal_off_keeps_the_temperature() -> None:
     state = step(Controller(**{**LOOP, "edit_signal": "off"}), logprob=-0.1)
     assert state["edit_temperature"] == 1.1 and state["edit_reason"] == "edit_signal is off"
+    assert state["edit_error"] == pytest.approx(1.4), "the pool's log-probability is still shown"
+
+
+def test_the_entropy_of_real_text_may_steer_the_editing_temperature() -> None:
+    watched = {**reference().round0, "entropy_real": Spread(3.0, None)}
+    settings = Controller(**{**LOOP, "edit_signal": "entropy_real"})
+    state = step(settings, ref=reference(round0=watched), entropy_real=2.9)
+    assert state["edit_error"] == pytest.approx(0.1) and (state["edit_value"], state["edit_setpoint"]) == (2.9, 3.0)
+    assert state["edit_temperature"] == pytest.approx(1.1 + 0.6 * 0.1 + 0.15 * 0.1), "entropy falls: edit hotter"
+    unknown = step(settings, ref=reference(round0=watched))
+    assert (unknown["edit_temperature"], unknown["edit_reason"]) == (1.1, "entropy_real is undefined in this round")
+    assert step(settings, entropy_real=2.9)["edit_reason"] == "entropy_real is undefined for M_0"
 
 
 @pytest.mark.parametrize(
@@ -133,7 +145,7 @@ def test_an_undefined_error_leaves_the_constant_and_says_why(spread: Spread, val
 def test_an_undefined_logprob_leaves_the_temperature() -> None:
     state = step(previous={"error": None, "edit_integral": 0.4}, logprob=None)
     assert (state["edit_temperature"], state["edit_integral"]) == (1.1, 0.4)
-    assert state["edit_reason"] == "log-probability is undefined in this pool"
+    assert state["edit_reason"] == "logprob is undefined in this round"
 
 
 def test_real_setpoint_is_another_one() -> None:
@@ -205,7 +217,7 @@ def test_mean_spread_is_the_standard_error() -> None:
 
 
 def sampling(logprob: float | None, previous: Any = None, dynamic: bool = True, base: float = 0.8, **changes: Any) -> Any:
-    state = {"logprob": logprob, "logprob_setpoint": -1.5}
+    state = {"edit_value": logprob, "edit_setpoint": -1.5, "edit_error": None if logprob is None else logprob + 1.5}
     return sampling_step(Controller(**{**LOOP, **changes}), Edit(), base, dynamic, state, previous)
 
 
@@ -224,6 +236,6 @@ def test_what_holds_the_sampling_temperature() -> None:
     for held, reason in (
         (sampling(-1.0, dynamic=False), "dynamic is off"),
         (sampling(-1.0, edit_signal="off"), "edit_signal is off"),
-        (sampling(None), "log-probability is undefined in this pool"),
+        (sampling(None), "logprob is undefined in this round"),
     ):
         assert (held["sampling_temperature"], held["sampling_reason"]) == (0.8, reason)

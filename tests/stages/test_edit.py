@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from pools import make_inputs
 
 from dces_core.arms import ARMS
-from dces_core.config import Edit
-from dces_core.engines.base import Example, LanguageModel, Proposal
-from dces_core.stages.edit import edit_responses, with_edits
+from dces_core.config import Edit, Generate
+from dces_core.engines.base import Example, Generation, LanguageModel, Proposal
+from dces_core.stages.edit import edit, edit_responses, rewrite_ends, with_edits
 from dces_core.stages.select import select
 
 END, HIDDEN = 0, 1
@@ -71,10 +71,10 @@ def test_edits_describe_the_difference() -> None:
     result = run(examples)
     for before, after, edits, changed in zip(examples, result.examples, result.edits, result.changed, strict=True):
         different = [i for i, (a, b) in enumerate(zip(before.response, after.response, strict=True)) if a != b]
-        assert [edit["position"] for edit in edits] == different and len(edits) == changed
-        for edit in edits:
-            assert edit["before"] == Resampler().piece(before.response[edit["position"]])
-            assert edit["after"] == Resampler().piece(after.response[edit["position"]])
+        assert [found["position"] for found in edits] == different and len(edits) == changed
+        for found in edits:
+            assert found["before"] == Resampler().piece(before.response[found["position"]])
+            assert found["after"] == Resampler().piece(after.response[found["position"]])
         assert after.labels is None and after.prompt == before.prompt
         assert before.response[0] == after.response[0], "the first token stays"
 
@@ -159,3 +159,78 @@ def test_edits_are_written_into_the_table() -> None:
     untouched = np.setdiff1d(np.arange(len(samples)), found.edit)
     assert samples[untouched.tolist()].equals(found.samples[untouched.tolist()])
     assert samples.schema == found.samples.schema
+
+
+# suffix -----------------------------------------------------------------------------------------------------------------
+
+
+class Writer(Resampler):
+    """Goes on after any prompt with `length` tokens that its noise chooses, ended where the limit leaves room."""
+
+    def __init__(self, length: int = 4) -> None:
+        super().__init__()
+        self.length = length
+        self.asked: list[tuple[list[list[int]], Generate, list[int], str]] = []
+
+    def generate(self, prompts: Any, settings: Generate, uniforms: Any, limits: Any, which: str) -> list[Generation]:
+        self.asked.append((prompts, settings, limits, which))
+        sizes = [min(self.length, limit) for limit in limits]
+        nothing = np.zeros(0, np.float32)
+        return [
+            Generation((2 + (noise[:size] * 8).astype(int)).tolist(), size < limit, nothing, nothing)
+            for size, limit, noise in zip(sizes, limits, uniforms, strict=True)
+        ]
+
+
+def rewrite(examples: list[Example], engine: Writer | None = None, limit: int = 12, keys: Any = None, **settings: Any) -> Any:
+    options, decoding = Edit(**{"share": 0.5, **settings}), Generate(max_new_tokens=limit, top_p=0.5, top_k=3)
+    chosen = range(len(examples)) if keys is None else keys
+    return rewrite_ends(cast(LanguageModel, engine or Writer()), examples, options, decoding, 1.3, 3, chosen)
+
+
+def test_a_suffix_is_drawn_after_what_was_kept_from_the_whole_distribution() -> None:
+    examples, engine = [Example([9, 9], [2, 3, 4, 5, 6, 7, 8]), Example([9], [2, 3, 4, END])], Writer()
+    result = rewrite(examples, engine, model="frozen")
+    ((prompts, settings, limits, which),) = engine.asked
+    assert prompts == [[9, 9, 2, 3, 4, 5], [9, 2, 3]] and limits == [8, 10] and which == "frozen"
+    assert (settings.decoding, settings.temperature, settings.top_p, settings.top_k) == ("sample", 1.3, 1.0, 0)
+    assert result.flagged.tolist() == [3, 2], "half of the tokens, the end token counted"
+    for before, after in zip(examples, result.examples, strict=True):
+        kept = len(before.response) // 2 + len(before.response) % 2
+        assert after.response[:kept] == before.response[:kept] and after.labels is None
+        assert len(after.response) == kept + 5 and after.response[-1] == END
+
+
+def test_a_suffix_that_meets_the_limit_has_no_end_token() -> None:
+    result = rewrite([Example([9], [2, 3, 4, 5])], Writer(length=50), limit=6)
+    assert len(result.examples[0].response) == 6 and END not in result.examples[0].response
+
+
+def test_edits_of_a_suffix_describe_the_difference_also_beyond_the_old_end() -> None:
+    (before,) = examples = [Example([9], [2, 3, 4, END])]
+    result = rewrite(examples)
+    after = result.examples[0].response
+    for edit_ in result.edits[0]:
+        place = edit_["position"]
+        assert edit_["after"] == Writer().piece(after[place])
+        assert edit_["before"] == (Writer().piece(before.response[place]) if place < 4 else "")
+    assert {edit_["position"] for edit_ in result.edits[0]} >= set(range(4, len(after)))
+    assert result.changed[0] == sum(edit_["position"] < 4 for edit_ in result.edits[0]) <= result.flagged[0]
+
+
+def test_a_suffix_belongs_to_the_sample_and_short_responses_stay() -> None:
+    examples = [Example([9], [2, 3, 4, 5, 6, 7]), Example([9], [3]), Example([9], []), Example([9], [4, 5, 6, 7])]
+    whole = rewrite(examples, keys=[10, 11, 12, 13])
+    assert whole.examples[1:3] == examples[1:3] and whole.flagged.tolist() == [3, 0, 0, 2]
+    assert rewrite([examples[3]], keys=[13]).examples == [whole.examples[3]]
+    assert rewrite([]).examples == [] and rewrite(examples[1:3]).edits == [[], []]
+    assert rewrite([examples[0]], share=1.0).flagged.tolist() == [5], "the first token stays"
+
+
+def test_the_unit_chooses_and_targets_are_single_tokens() -> None:
+    examples = [Example([9], [2, 3, 4, 5])]
+    for mode, unit, calls in (("text", "suffix", 1), ("text", "token", 0), ("targets", "suffix", 0)):
+        engine = Writer()
+        edit(cast(LanguageModel, engine), examples, Edit(unit=unit), mode, Generate(), 1.0, 0, [0])  # type: ignore[arg-type]
+        assert len(engine.asked) == calls
+    assert ARMS["toedit"].editing(Edit()).unit == "token"

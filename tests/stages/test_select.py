@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -283,14 +282,6 @@ def test_selection_does_not_depend_on_the_label_of_the_run() -> None:
     inputs = make_inputs("dces")
     renamed = replace(inputs, config=make_config(name="another", note="x"))
     assert select(inputs).samples.equals(select(renamed).samples)
-
-
-def test_milliseconds() -> None:
-    inputs = make_inputs("dces", make_pool([TEXT] * 160), make_config(80), embeddings=unit_rows(160, 384))
-    select(inputs)
-    started = time.perf_counter()
-    select(inputs)
-    assert time.perf_counter() - started < 0.5
 
 
 def test_noise_is_edge_and_a_group_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
