@@ -133,7 +133,7 @@ class Split(Section):
     scorer: Literal["current", "frozen"] = Field(
         "current", description="Model whose log-probability ranks the samples: M_{t-1} or M_0. Ours."
     )
-    center_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.85, description="Upper share of each cluster that is center. Ours.")
+    center_share: Annotated[float, Field(gt=0, lt=1)] = Field(0.9, description="Upper share of each cluster that is center. Ours.")
 
 
 class Controller(Section):
@@ -147,7 +147,7 @@ class Controller(Section):
     )
     gain: Annotated[float, Field(ge=0, le=10)] = Field(0.02, description="Change of the edge share per sd of the error. Ours.")
     sign: Literal[-1, 1] = Field(1, description="+1: dispersion falls -> more edge. Ours.")
-    a0: Annotated[float, Field(ge=0, le=1)] = Field(0.15, description="Edge share at zero error. Ours.")
+    a0: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="Edge share at zero error. Ours.")
     a_min: Annotated[float, Field(ge=0, le=1)] = Field(0.05, description="Lower bound of the edge share. Ours.")
     a_max: Annotated[float, Field(ge=0, le=1)] = Field(0.6, description="Upper bound of the edge share. Ours.")
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(
@@ -186,10 +186,10 @@ class Edit(Section):
         description="Text mode: rewrite the end of a response token by token, or single tokens in one pass (ToEdit). Ours.",
     )
     share: Annotated[float, Field(ge=0, le=1)] = Field(
-        0.8, description="Largest share of a sample's tokens that is resampled (text mode). Ours."
+        0.95, description="Largest share of a sample's tokens that is resampled (text mode). Ours."
     )
-    share_targets: Annotated[float, Field(ge=0, le=1)] = Field(0.8, description="The same for arm dces-targets. Ours.")
-    temperature: Annotated[float, Field(gt=0, le=5)] = Field(1.1, description="Editing temperature at zero error. Ours.")
+    share_targets: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="The same for arm dces-targets. Ours.")
+    temperature: Annotated[float, Field(gt=0, le=5)] = Field(1.03, description="Editing temperature at zero error. Ours.")
     threshold: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="Single tokens only: those of at least this probability are flagged (ToEdit: 0.99)."
     )
@@ -197,8 +197,19 @@ class Edit(Section):
         0, description="Replacements come from the k likeliest tokens (ToEdit: 8); 0: the full distribution."
     )
     exclude_original: bool = Field(False, description="Single tokens only: never draw the token that stands there.")
-    model: Literal["current", "frozen"] = Field("current", description="Model that proposes replacements: M_{t-1} or M_0. Ours.")
+    labels: Literal["distribution", "draw"] = Field(
+        "distribution",
+        description="Targets mode: a flagged position learns M_0's whole distribution at the editing temperature, or one draw. Ours.",
+    )
+    model: Literal["current", "frozen"] = Field("frozen", description="Model that edits: M_{t-1} or M_0. Ours.")
     whole_words: bool = Field(True, description="Text mode, single tokens: a continuation piece is replaced by such pieces only. Ours.")
+
+    @model_validator(mode="after")
+    def _learnable(self) -> Edit:
+        if self.labels == "distribution" and (self.model == "current" or self.exclude_original):
+            field = "model = 'current'" if self.model == "current" else "exclude_original = true"
+            raise ValueError(f"{field} needs labels = 'draw': whole distributions are those of the frozen M_0")
+        return self
 
 
 class Filter(Section):

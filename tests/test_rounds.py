@@ -44,7 +44,7 @@ def test_every_architecture_goes_through_two_rounds_by_the_same_code(family: str
             assert samples["logprob"].is_finite().all() and samples["entropy"].is_finite().all()
     assert (run.samples("dces", 1)["changed"].fill_null(0) > 0).any()
     assert training(run, "dces", 1)["labels"].is_null().all()
-    assert len(arms) == 2 or training(run, "dces-targets", 1)["labels"].is_not_null().any()
+    assert len(arms) == 2 or training(run, "dces-targets", 1)["soft"].is_not_null().any()
     assert run.probes().height == len(arms) * 3 * 2 * 2
     assert weights_of(run, "dces") == [2]
 
@@ -117,8 +117,9 @@ def test_what_the_arms_do(everything: Run) -> None:
     assert state["dces-no-edit"]["changed"] is None
     edited = everything.samples("dces", 1).filter(pl.col("changed") > 0)
     assert edited.height and (edited["text"] != edited["trained_text"]).all() and (edited["role"] == "center").all()
-    targets = training(everything, "dces-targets", 1).filter(pl.col("labels").is_not_null())
-    assert any(row["labels"] != row["response"] for row in targets.to_dicts())
+    targets = training(everything, "dces-targets", 1).filter(pl.col("soft").is_not_null())
+    assert targets.height and (targets["temperature"] == everything.controller("dces-targets", 1)["edit_temperature"]).all()
+    assert targets["labels"].is_null().all() and training(everything, "dces", 1)["soft"].is_null().all()
     assert training(everything, "dces", 1)["id"].to_list() == training(everything, "dces-no-edit", 1)["id"].to_list()
 
 
@@ -137,9 +138,8 @@ def test_arms_with_editing_edit_what_they_say(everything: Run) -> None:
     toedit, random_ = everything.samples("toedit", 1), everything.samples("edit-random", 1)
     as_dces = round((1 - everything.config.controller.a0) * 8)
     assert toedit["flagged"].is_not_null().sum() == 8 and random_["flagged"].is_not_null().sum() == as_dces < 8
-    labels = training(everything, "edit-random", 1).filter(pl.col("labels").is_not_null())
-    assert set(labels["id"]) == set(random_.filter(pl.col("flagged").is_not_null())["id"])
-    assert all(row["labels"] != row["response"] for row in labels.to_dicts() if len(row["response"]) > 4)
+    soft = training(everything, "edit-random", 1).filter(pl.col("soft").is_not_null())
+    assert set(soft["id"]) == set(random_.filter(pl.col("flagged") > 0)["id"])
     assert training(everything, "toedit", 1)["labels"].is_null().all()
     assert everything.controller("toedit", 2)["edit_temperature"] == 1.0
 
@@ -173,9 +173,11 @@ def test_the_end_token_is_only_where_a_text_ended(everything: Run) -> None:
     ended = dict(zip(pool["id"], pool["ended"], strict=True))
     assert set(ended.values()) == {True, False}
     for arm in ("plain", "dces", "dces-targets"):
+        rewritten = set(everything.samples(arm, 1).filter(pl.col("changed") > 0)["id"]) if arm == "dces" else set()
         for row in training(everything, arm, 1).to_dicts():
-            assert (row["response"][-1] == END) == ended[row["id"]]
+            assert row["id"] in rewritten or (row["response"][-1] == END) == ended[row["id"]]
             assert END not in row["response"][:-1]
+            assert len(row["response"]) <= everything.config.generate.max_new_tokens
     written = everything.generations("plain", 1)
     scored = everything.metrics().filter(arm="plain", round=1, metric="self_ppl")["n"].item()
     assert 0 < written["ended"].sum() < written.height
@@ -198,10 +200,13 @@ SWITCHES: list[dict[str, Any]] = [
     {"controller": {"per_cluster": True, "gain": 1.0}},
     {"controller": {"signal": "entropy", "setpoint": "real", "ema": 0.5, "sign": -1}},
     {"controller": {"signal": "logprob", "edit_signal": "off"}},
+    {"controller": {"edit_signal": "logprob"}},
     {"dynamic": False},
     {"gate": {"on": False}, "filter": {"on": False}},
     {"split": {"scorer": "frozen", "weight": 1.0}},
-    {"edit": {"model": "frozen", "threshold": 0.5, "top_k": 8, "exclude_original": True, "whole_words": False}},
+    {"edit": {"unit": "token", "labels": "draw", "threshold": 0.5, "top_k": 8, "exclude_original": True, "whole_words": False}},
+    {"edit": {"labels": "draw", "model": "current", "top_k": 8, "share": 0.5}},
+    {"edit": {"threshold": 0.5, "top_k": 8}},
     {"pool": {"n": 16, "factor": 1.0}},
     {"eval": {"split": "test", "vendi_n": 30}},
     {"data": {"template": "plain", "instruction": "Be brief."}},
@@ -211,7 +216,7 @@ SWITCHES: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)
 def test_every_switch_runs(changes: dict[str, Any], tmp_path: Path) -> None:
-    run = finished(tmp_path, arms=["plain", "dces"], **changes)
+    run = finished(tmp_path, arms=["plain", "dces", *(["dces-targets"] if "edit" in changes else [])], **changes)
     check_metrics(run)
     if "regime" in changes.get("train", {}):
         check_regime(run)
@@ -311,7 +316,7 @@ def test_a_model_that_says_nothing_gets_through(tmp_path: Path, monkeypatch: pyt
         monkeypatch.setattr(
             FakeModel,
             "generate",
-            lambda self, prompts, *_, ids=ids, facts=facts: [Generation(list(ids), True, facts, -facts) for _ in prompts],
+            lambda self, prompts, *_, ids=ids, facts=facts, **__: [Generation(list(ids), True, facts, -facts) for _ in prompts],
         )
         run = finished(tmp_path, name, arms=["plain", "dces", "dces-targets"], map={"on": True})
         frame = run.metrics()

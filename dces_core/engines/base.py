@@ -25,12 +25,22 @@ def silent(done: int, total: int) -> None:
 
 
 @dataclass(frozen=True)
+class Soft:
+    """Response positions that learn the whole distribution of the frozen M_0 in place of a token (targets mode)."""
+
+    positions: list[int]
+    temperature: float
+    top_k: int = 0  # of its likeliest tokens only; 0: all
+
+
+@dataclass(frozen=True)
 class Example:
     """A prompt and a response as token ids. `response` includes the end token only if the text really ended there."""
 
     prompt: list[int]
     response: list[int]
-    labels: list[int] | None = None  # training targets for `response`, where they differ from it (targets mode)
+    labels: list[int] | None = None  # training targets for `response`, where they differ from it (targets mode, drawn)
+    soft: Soft | None = None
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,6 +28,7 @@ from dces_core.engines.base import Example, Floats, Generation, Ints, Proposal, 
 from dces_core.events import Progress
 
 Doubles = NDArray[np.float64]
+Ids = list[list[int]]
 PIECES = re.compile(r" ?\w+(?:['’]\w+)*| ?[^\w\s]|\s")
 END, START, UNKNOWN = 0, 1, 2
 SPECIAL = ("<end>", "<start>", "<unk>")
@@ -151,14 +152,9 @@ class FakeModel:
     # the four verbs -------------------------------------------------------------------------------------------------
 
     def generate(
-        self,
-        prompts: list[list[int]],
-        settings: Generate,
-        uniforms: Doubles,
-        progress: Progress = silent,
-        limits: list[int] | None = None,
-        which: Which = "current",
-    ) -> list[Generation]:
+        self, prompts: Ids, settings: Generate, uniforms: Doubles, progress: Progress = silent,
+        limits: list[int] | None = None, which: Which = "current",
+    ) -> list[Generation]:  # fmt: skip
         """See LanguageModel."""
         out: list[Generation] = []
         weights = self._current if which == "current" else self._frozen
@@ -172,9 +168,7 @@ class FakeModel:
             progress(len(out), len(prompts))
         return out
 
-    def _generate(
-        self, weights: Weights, prompts: list[list[int]], settings: Generate, uniforms: Doubles, limits: list[int]
-    ) -> list[Generation]:
+    def _generate(self, weights: Weights, prompts: Ids, settings: Generate, uniforms: Doubles, limits: list[int]) -> list[Generation]:
         top_k = 1 if settings.decoding == "greedy" else settings.top_k
         boosts = [_boost(prompt) for prompt in prompts]
         ids: list[list[int]] = [[] for _ in prompts]
@@ -272,7 +266,8 @@ class FakeModel:
         return [Proposal(p, d) for p, d in split]
 
     def train(self, examples: list[Example], settings: Train, seed: int, progress: Progress = silent) -> list[float]:
-        """See LanguageModel. The weights are rounded to fp32 at the end, so that a saved model goes on as the current one."""
+        """See LanguageModel. A soft position learns one token drawn from what it should learn. Weights are rounded to fp32 at the end."""
+        examples = [self._hardened(example, np.random.default_rng([seed, i])) for i, example in enumerate(examples)]
         rows = {left: (tokens, mass.astype(np.float64)) for left, (tokens, mass) in self._current.rows.items()}
         unigram = self._current.unigram.astype(np.float64)
         rng = np.random.default_rng(seed)
@@ -290,6 +285,14 @@ class FakeModel:
             )
             progress(step + 1, len(batches))
         return losses
+
+    def _hardened(self, example: Example, rng: np.random.Generator) -> Example:
+        if not example.soft:
+            return example
+        rows = np.concatenate([part for _, part in self._chunks(self._frozen, [example])])
+        drawn = _sample(rows, rng.random(len(rows)), example.soft.temperature, example.soft.top_k, 1.0)
+        wanted = set(example.soft.positions)
+        return replace(example, labels=[int(drawn[i]) if i in wanted else token for i, token in enumerate(example.response)])
 
     # probabilities --------------------------------------------------------------------------------------------------
 
@@ -369,14 +372,12 @@ def _sample(rows: Doubles, uniforms: Doubles, temperature: float, top_k: int, to
 
 def _log(rows: Doubles) -> Doubles:
     """Logarithm with log 0 = 0, for use under a factor of 0."""
-    logarithm: Doubles = np.log(np.where(rows > 0, rows, 1))
-    return logarithm
+    return np.log(np.where(rows > 0, rows, 1))
 
 
 def _entropy(rows: Doubles) -> Doubles:
     """Entropy of each row, nats."""
-    entropy: Doubles = -(rows * _log(rows)).sum(axis=1)
-    return entropy
+    return -(rows * _log(rows)).sum(axis=1)  # type: ignore[no-any-return]
 
 
 def _move(rows: dict[int, tuple[Ints, Doubles]], unigram: Doubles, lefts: list[int], targets: list[int], lr: float) -> None:

@@ -242,8 +242,9 @@ class HFModel:
     def train(self, examples: list[Example], settings: Train, seed: int, progress: Progress = silent) -> list[float]:
         """See LanguageModel."""
         model = self._master.requires_grad_(True)
+        teacher = self._teacher("frozen") if any(example.soft for example in examples) else None
         losses = trainer.train(
-            model, model.base_model, model.get_output_embeddings(), examples, settings, seed, self._bf16, self._device, progress
+            model, model.base_model, model.get_output_embeddings(), examples, settings, seed, self._bf16, self._device, progress, teacher
         )
         self._refresh()
         return losses

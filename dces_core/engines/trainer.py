@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -12,7 +13,7 @@ from torch.nn import functional
 
 from dces_core.config import Train
 from dces_core.engines.base import Example, silent
-from dces_core.engines.teacher import response_states
+from dces_core.engines.teacher import Teacher, response_states
 from dces_core.errors import RunFailed
 from dces_core.events import Progress
 
@@ -32,18 +33,48 @@ def plan_batches(examples: list[Example], settings: Train, seed: int) -> list[li
 
 
 def response_loss(
-    body: torch.nn.Module, head: torch.nn.Module, examples: list[Example], device: torch.device, gamma: float | None = None
+    body: torch.nn.Module,
+    head: torch.nn.Module,
+    examples: list[Example],
+    device: torch.device,
+    gamma: float | None = None,
+    teacher: Teacher | None = None,
 ) -> tuple[torch.Tensor, int]:
     """Mean cross-entropy (nats) over the response tokens of a batch, and their number.
 
-    `gamma`: truncated cross-entropy (arXiv 2509.08972): targets of a larger probability add nothing to the sum; the mean is still over all.
+    Soft positions are compared with the distribution of `teacher` (Hinton et al. 2015, arXiv 1503.02531). `gamma`: truncated cross-entropy
+    (arXiv 2509.08972): tokens of a larger probability add nothing to the sum; the mean is still over all.
     """
     labels = torch.tensor([token for e in examples for token in (e.response if e.labels is None else e.labels)], device=device)
-    logits = head(response_states(body, examples, device))
-    if gamma is None:
-        return functional.cross_entropy(logits.float(), labels), len(labels)
-    losses = functional.cross_entropy(logits.float(), labels, reduction="none")
-    return (losses * (losses.detach() >= -math.log(gamma))).mean(), len(labels)
+    logits = head(response_states(body, examples, device)).float()
+    soft = torch.tensor([i in wanted for e in examples for wanted in [_soft(e)] for i in range(len(e.response))], device=device)
+    if gamma is None and not soft.any():
+        return functional.cross_entropy(logits, labels), len(labels)
+    losses = functional.cross_entropy(logits[~soft], labels[~soft], reduction="none")
+    total = losses.sum() if gamma is None else (losses * (losses.detach() >= -math.log(gamma))).sum()
+    if soft.any():
+        assert teacher, "soft positions need the frozen model"
+        total = total + functional.cross_entropy(logits[soft], _distributions(teacher, examples), reduction="sum")
+    return total / len(labels), len(labels)
+
+
+def _soft(example: Example) -> set[int]:
+    return set(example.soft.positions) if example.soft else set()
+
+
+@torch.no_grad()
+def _distributions(teacher: Teacher, examples: list[Example]) -> torch.Tensor:
+    """(soft positions, vocabulary) what the soft positions of these examples learn, in their order."""
+    chosen = [(example, example.soft) for example in examples if example.soft and example.soft.positions]
+    edges = [0, *accumulate(len(example.response) for example, _ in chosen)]
+    hidden = teacher.hidden([example for example, _ in chosen])
+    found = []
+    for start, (_, soft) in zip(edges, chosen, strict=False):
+        logits = teacher.head(hidden[[start + i for i in sorted(soft.positions)]]).float() / soft.temperature
+        if soft.top_k and soft.top_k < logits.shape[1]:
+            logits = logits.masked_fill(logits < logits.topk(soft.top_k).values[:, -1:], -torch.inf)
+        found.append(logits.softmax(-1))
+    return torch.cat(found)
 
 
 def train(
@@ -56,8 +87,12 @@ def train(
     bf16: bool,
     device: torch.device,
     progress: Progress = silent,
+    teacher: Teacher | None = None,
 ) -> list[float]:
-    """Fine-tune `model` in place; the loss of each optimiser step. Raises RunFailed on a NaN or infinite loss."""
+    """Fine-tune `model` in place; the loss of each optimiser step. Raises RunFailed on a NaN or infinite loss.
+
+    `teacher`: the frozen M_0, for examples with soft positions.
+    """
     examples = [example for example in examples if example.response]
     if not examples:
         return []
@@ -76,7 +111,7 @@ def train(
             for group in optimiser.param_groups:
                 group["lr"] = settings.lr * (1 - step / len(plan))
         with accelerator.autocast():
-            loss, _ = response_loss(body, head, [examples[i] for i in batch], device, gamma)
+            loss, _ = response_loss(body, head, [examples[i] for i in batch], device, gamma, teacher)
         value = loss.detach().item()
         if not math.isfinite(value):
             raise RunFailed(f"the training loss is {value} at step {step + 1} of {len(plan)}; lower train.lr (now {settings.lr}).")

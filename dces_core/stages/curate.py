@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dces_core.arms import Arm
-from dces_core.engines.base import Example, Which
+from dces_core.engines.base import Example, Soft, Which
 from dces_core.events import Progress
 from dces_core.lab import Lab
 from dces_core.seeds import rng_for, seed_for
@@ -23,7 +23,7 @@ from dces_core.stages.select import SelectInputs, Selection, measure_reference, 
 
 TOKENS = pl.List(pl.Int32)
 TRAINING: dict[str, pl.DataType | type[pl.DataType]] = {
-    "id": pl.String, "source": pl.String, "prompt": TOKENS, "response": TOKENS, "labels": TOKENS,
+    "id": pl.String, "source": pl.String, "prompt": TOKENS, "response": TOKENS, "labels": TOKENS, "soft": TOKENS, "temperature": pl.Float64,
 }  # fmt: skip
 
 
@@ -66,10 +66,7 @@ def write_selection(
     )  # fmt: skip
     progress(2, 3)
     samples, facts, edited = _edit(lab, arm, round_, chosen, examples)
-    rows = [
-        {"id": frame["id"][i], "source": "generated", "prompt": e.prompt, "response": e.response, "labels": e.labels}
-        for i, e in ((int(i), edited.get(int(i), examples[i])) for i in chosen.order)
-    ]
+    rows = [_training_row(frame["id"][i], "generated", edited.get(i, examples[i])) for i in chosen.order.tolist()]
     real = _real_rows(lab, arm, round_)
     draft.table("samples", samples)
     draft.table("training", pl.DataFrame(rows + real, schema=TRAINING))
@@ -134,22 +131,33 @@ def _real_rows(lab: Lab, arm: Arm, round_: int) -> list[dict[str, Any]]:
             rows = draw_prompts(len(lab.train.pairs), count, rng_for(lab.config.seed, stream, "real"))
             pairs += [lab.train.pairs[i] for i in rows]
     real = [(pair, lab.training_example(lab.train, pair)) for pair in pairs]
-    return [{"id": pair.id, "source": "real", "prompt": e.prompt, "response": e.response, "labels": None} for pair, e in real]
+    return [_training_row(pair.id, "real", example) for pair, example in real]
+
+
+def _training_row(id_: str, source: str, example: Example) -> dict[str, Any]:
+    soft = example.soft
+    return {
+        "id": id_, "source": source, "prompt": example.prompt, "response": example.response, "labels": example.labels,
+        "soft": soft.positions if soft else None, "temperature": soft.temperature if soft else None,
+    }  # fmt: skip
 
 
 def training_data(lab: Lab, round_: int, rounds: list[Stage]) -> list[Example]:
     """What a round trains on, from the `select` stages of rounds 1..t (this one last), by train.regime."""
     settings = lab.config.train
     if settings.regime in ("accumulate", "accumulate-subsample"):
-        found = [example for stage in rounds for example in _examples(stage)]
+        found = [example for stage in rounds for example in _examples(lab, stage)]
         if settings.round0 == "finetune":
             found = [lab.training_example(lab.train, pair) for pair in lab.train.pairs] + found
         if settings.regime == "accumulate-subsample" and len(found) > lab.config.pool.n:
             kept = rng_for(lab.config.seed, round_, "subsample").choice(len(found), lab.config.pool.n, replace=False)
             found = [found[i] for i in kept]
         return found
-    return _examples(rounds[-1])
+    return _examples(lab, rounds[-1])
 
 
-def _examples(stage: Stage) -> list[Example]:
-    return [Example(row["prompt"], row["response"], row["labels"]) for row in stage.frame("training").to_dicts()]
+def _examples(lab: Lab, stage: Stage) -> list[Example]:
+    def soft(row: dict[str, Any]) -> Soft | None:
+        return None if row["soft"] is None else Soft(row["soft"], row["temperature"], lab.config.edit.top_k)
+
+    return [Example(row["prompt"], row["response"], row["labels"], soft(row)) for row in stage.frame("training").to_dicts()]

@@ -13,7 +13,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from dces_core.config import Edit, Generate
-from dces_core.engines.base import Example, LanguageModel
+from dces_core.engines.base import Example, LanguageModel, Soft
 from dces_core.records import SAMPLES
 from dces_core.stages.groups import position_within
 
@@ -24,10 +24,10 @@ Mode = Literal["text", "targets"]
 class EditResult:
     """What editing did to each of n samples."""
 
-    examples: list[Example]  # text mode: another response; targets mode: labels beside it
+    examples: list[Example]  # text mode: another response; targets mode: labels or soft targets beside it
     edits: list[list[dict[str, object]]]  # per sample: position, before, after (pieces as written)
-    flagged: NDArray[np.int32]  # (n,) tokens that were resampled
-    changed: NDArray[np.int32]  # (n,) tokens that differ afterwards
+    flagged: NDArray[np.int32]  # (n,) tokens that editing chose
+    changed: NDArray[np.int32]  # (n,) tokens, or targets, that differ afterwards
 
 
 def edit(
@@ -43,6 +43,8 @@ def edit(
     """Edit responses as `settings` and `mode` say; `decoding`: how the pool was sampled, for the token limit."""
     if mode == "text" and settings.unit == "suffix":
         return rewrite_ends(engine, examples, settings, decoding, temperature, seed, keys)
+    if mode == "targets" and settings.labels == "distribution":
+        return soften_targets(engine, examples, settings, temperature, seed, keys)
     return edit_responses(engine, examples, settings, mode, temperature, seed, keys)
 
 
@@ -68,28 +70,71 @@ def edit_responses(
         return EditResult([], [], np.zeros(0, np.int32), np.zeros(0, np.int32))
     uniforms = _uniforms(examples, seed, range(len(examples)) if keys is None else keys)
     proposals = engine.resample(examples, settings, temperature, [pair[1] for pair in uniforms])
-    lengths = np.array([len(example.response) for example in examples])
-    sample = np.repeat(np.arange(len(examples)), lengths)
-    before = np.concatenate([np.asarray(example.response, np.int64) for example in examples])
-    drawn = np.concatenate([proposal.drawn for proposal in proposals])
-    place = np.arange(len(before)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    candidate = (np.concatenate([proposal.probability for proposal in proposals]) >= settings.threshold) & (place > 0)
+    tokens = _Tokens(examples)
+    before, drawn = tokens.ids, np.concatenate([proposal.drawn for proposal in proposals])
+    candidate = np.concatenate([proposal.probability for proposal in proposals]) >= settings.threshold
     if mode == "text":
         candidate &= before != engine.end
-    order = position_within(sample, ~candidate, np.concatenate([pair[0] for pair in uniforms]))
-    share = settings.share if mode == "text" else settings.share_targets
-    flagged = candidate & (order < np.floor(share * lengths + 1e-9)[sample])
+    flagged = tokens.flag(candidate, settings.share if mode == "text" else settings.share_targets, uniforms)
     changed = flagged & (drawn != before)
     if mode == "text":
         changed &= _writable(engine, settings, before, drawn, changed)
     after = np.where(changed, drawn, before)
-    count = len(examples)
     return EditResult(
-        [_edited(example, ids, mode) for example, ids in zip(examples, np.split(after, np.cumsum(lengths)[:-1]), strict=True)],
-        _differences(engine, count, sample[changed], place[changed], before[changed], after[changed]),
-        np.bincount(sample[flagged], minlength=count).astype(np.int32),
-        np.bincount(sample[changed], minlength=count).astype(np.int32),
+        [_edited(example, ids, mode) for example, ids in zip(examples, tokens.split(after), strict=True)],
+        _differences(engine, len(examples), tokens.sample[changed], tokens.place[changed], before[changed], after[changed]),
+        tokens.count(flagged),
+        tokens.count(changed),
     )
+
+
+def soften_targets(
+    engine: LanguageModel, examples: list[Example], settings: Edit, temperature: float, seed: int, keys: Sequence[int]
+) -> EditResult:
+    """Flag tokens as `edit_responses` does in targets mode; each learns the distribution that a token would be drawn from. [ours]
+
+    The expectation of the drawn label over all draws, without their noise. Nothing is drawn, so no edits are listed; every flagged
+    target counts as changed.
+    """
+    if not examples:
+        return EditResult([], [], np.zeros(0, np.int32), np.zeros(0, np.int32))
+    uniforms, tokens = _uniforms(examples, seed, keys), _Tokens(examples)
+    candidate = np.ones(len(tokens.ids), np.bool_)
+    if settings.threshold:
+        proposals = engine.resample(examples, settings, temperature, [pair[1] for pair in uniforms])
+        candidate = np.concatenate([proposal.probability for proposal in proposals]) >= settings.threshold
+    flagged = tokens.flag(candidate, settings.share_targets, uniforms)
+    places = [np.flatnonzero(part).tolist() for part in tokens.split(flagged)]
+    softened = [
+        replace(example, soft=Soft(own, temperature, settings.top_k)) if own else example
+        for example, own in zip(examples, places, strict=True)
+    ]
+    return EditResult(softened, [[] for _ in examples], tokens.count(flagged), tokens.count(flagged))
+
+
+class _Tokens:
+    """All response tokens of n samples, end to end."""
+
+    def __init__(self, examples: list[Example]) -> None:
+        self.lengths = np.array([len(example.response) for example in examples])
+        self.sample = np.repeat(np.arange(len(examples)), self.lengths)
+        self.ids = np.concatenate([np.asarray(example.response, np.int64) for example in examples])
+        self.place = np.arange(len(self.ids)) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
+
+    def flag(self, candidate: NDArray[np.bool_], share: float, uniforms: list[NDArray[np.float64]]) -> NDArray[np.bool_]:
+        """At most `share` of each sample's tokens, at random among the candidates; never the first."""
+        candidate = candidate & (self.place > 0)
+        order = position_within(self.sample, ~candidate, np.concatenate([pair[0] for pair in uniforms]))
+        flagged: NDArray[np.bool_] = candidate & (order < np.floor(share * self.lengths + 1e-9)[self.sample])
+        return flagged
+
+    def split(self, values: NDArray[Any]) -> list[NDArray[Any]]:
+        """Values per token as values per sample."""
+        return np.split(values, np.cumsum(self.lengths)[:-1])
+
+    def count(self, chosen: NDArray[np.bool_]) -> NDArray[np.int32]:
+        """(n,) chosen tokens of each sample."""
+        return np.bincount(self.sample[chosen], minlength=len(self.lengths)).astype(np.int32)
 
 
 def rewrite_ends(

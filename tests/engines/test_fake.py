@@ -228,7 +228,7 @@ def test_resampling_at_temperature_1_keeps_a_token_as_often_as_its_probability(m
     assert proposals[0].probability[0] == pytest.approx(p[red], abs=1e-6)
     kept = np.mean([proposal.drawn[0] == red for proposal in proposals])
     assert kept == pytest.approx(p[red] / (1 - p[UNKNOWN]), abs=1e-3)
-    other = model.resample([Example([START], [red])] * n, Edit(exclude_original=True), 1.0, grid)
+    other = model.resample([Example([START], [red])] * n, Edit(labels="draw", exclude_original=True), 1.0, grid)
     assert all(proposal.drawn[0] != red for proposal in other)
     assert other[0].probability[0] == proposals[0].probability[0]
 
@@ -241,7 +241,7 @@ def test_resampling_keeps_shapes_and_knows_top_k_and_the_model(model: FakeModel)
     best = [exact(model, left).argmax() for left in [START, *examples[0].response[:-1]]]
     assert proposals[0].drawn.tolist() == best
     model.train([Example([START], model.encode_text("blue"))] * 40, Train(lr=1e-3), 0)
-    now, frozen = (model.resample(examples, Edit(model=which), 1.0, uniforms) for which in ("current", "frozen"))
+    now, frozen = (model.resample(examples, Edit(labels="draw", model=which), 1.0, uniforms) for which in ("current", "frozen"))
     assert now[2].probability[0] > frozen[2].probability[0] == pytest.approx(proposals[2].probability[0])
     assert model.resample([], Edit(), 1.0, []) == []
 

@@ -126,13 +126,13 @@ def test_top_k_and_exclude_original_are_honoured() -> None:
     assert set(drawn.tolist()) == set(best[:8])
     wanted = (logits[best[:8]] / 1.1).softmax(-1).numpy()
     assert np.abs([(drawn == token).sum() for token in best[:8]] - n * wanted).max() < 1.01
-    without, probability = first_draws(Edit(exclude_original=True), 1.0, grid, target=best[0])
+    without, probability = first_draws(Edit(labels="draw", exclude_original=True), 1.0, grid, target=best[0])
     assert best[0] not in without
     assert probability == pytest.approx(float(logits[best[0]].exp()), abs=1e-6)
     rest = logits.exp().numpy()
     rest[best[0]] = 0
     assert np.abs(np.bincount(without, minlength=300) - n * rest / rest.sum()).max() < 1.01
-    both, _ = first_draws(Edit(exclude_original=True, top_k=3), 1.0, grid, target=best[1])
+    both, _ = first_draws(Edit(labels="draw", exclude_original=True, top_k=3), 1.0, grid, target=best[1])
     assert set(both.tolist()) == {best[0], best[2], best[3]}
 
 

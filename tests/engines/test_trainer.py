@@ -12,8 +12,9 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from dces_core.config import Train
-from dces_core.engines.base import Example
-from dces_core.engines.trainer import plan_batches, train
+from dces_core.engines.base import Example, Soft
+from dces_core.engines.teacher import Teacher
+from dces_core.engines.trainer import plan_batches, response_loss, train
 from dces_core.errors import RunFailed
 
 CPU = torch.device("cpu")
@@ -191,3 +192,48 @@ def test_evaluation_mode_after_training() -> None:
     model = tiny.model("opt")
     fast(model, examples_of(4), Train())
     assert not model.training
+
+
+# soft positions -----------------------------------------------------------------------------------------------------------
+
+
+def teacher_of(model: Any) -> Teacher:
+    return Teacher(model.base_model, model.get_output_embeddings(), CPU)
+
+
+def soften(example: Example, temperature: float = 1.0, top_k: int = 0, first: int = 0) -> Example:
+    return Example(example.prompt, example.response, None, Soft(list(range(first, len(example.response))), temperature, top_k))
+
+
+def loss_of(model: Any, examples: list[Example], teacher: Any = None, gamma: float | None = None) -> torch.Tensor:
+    return response_loss(model.base_model, model.get_output_embeddings(), examples, CPU, gamma, teacher and teacher_of(teacher))[0]
+
+
+@pytest.mark.parametrize("family", tiny.FAMILIES)
+def test_a_model_has_nothing_to_learn_from_its_own_distribution(family: str) -> None:
+    model, examples = still(family), examples_of(6)
+    hard, soft = (torch.autograd.grad(loss_of(model, rows, model), list(model.parameters()), allow_unused=True)
+                  for rows in (examples, [soften(example) for example in examples]))  # fmt: skip
+    size = lambda grads: sum(float((g**2).sum()) for g in grads if g is not None) ** 0.5  # noqa: E731
+    assert size(soft) < 1e-4 * size(hard)
+
+
+def test_the_loss_of_soft_positions_is_the_cross_entropy_with_the_teacher() -> None:
+    student, frozen, (example,) = still("llama"), tiny.model("llama", seed=1), [examples_of(1)[0]]
+    example = Example(example.prompt, [7, 8, 9, 10])
+
+    def logits(model: Any) -> torch.Tensor:
+        return model(input_ids=torch.tensor([example.prompt + example.response])).logits[0, len(example.prompt) - 1 : -1].detach()
+
+    own, other = logits(student).log_softmax(-1), logits(frozen)
+    for top_k in (0, 3):
+        kept = other / 1.3 if not top_k else (other / 1.3).masked_fill(other < other.topk(top_k).values[:, -1:], -torch.inf)
+        wanted = -(kept.softmax(-1) * own).sum(-1)
+        wanted[0] = -own[0, 7]  # the first token stays as it is
+        assert loss_of(student, [soften(example, 1.3, top_k, first=1)], frozen).item() == pytest.approx(wanted.mean().item(), abs=1e-5)
+
+
+def test_truncated_cross_entropy_spares_no_soft_position() -> None:
+    model, examples = still("gpt2"), [soften(example) for example in examples_of(4)]
+    assert loss_of(model, examples, model, gamma=1e-9).item() == pytest.approx(loss_of(model, examples, model).item())
+    assert loss_of(model, examples_of(4), gamma=1e-9).item() == 0

@@ -47,7 +47,7 @@ LOOP: dict[str, Any] = {"edit_signal": "logprob", "a0": 0.5, "a_min": 0.2, "a_ma
 
 
 def make_config(n: int = 20, **sections: Any) -> RunConfig:
-    values: dict[str, Any] = {"cluster": {"clusterer": "kmeans"}, "split": {"center_share": 0.5}, **sections}
+    values: dict[str, Any] = {"cluster": {"clusterer": "kmeans"}, "split": {"center_share": 0.5}, "edit": {"temperature": 1.1}, **sections}
     return parse({"engine": "fake", "pool": {"n": n}, **values, "controller": {**LOOP, **sections.get("controller", {})}})
 
 

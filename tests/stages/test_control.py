@@ -24,6 +24,7 @@ from dces_core.stages.control import (
     sampling_step,
 )
 
+EDIT = Edit(temperature=1.1)  # type: ignore[call-arg]
 AT_SETPOINT = {"dispersion": 0.6, "entropy": 2.0, "logprob": -1.5}
 
 
@@ -31,7 +32,7 @@ def step(
     settings: Controller | None = None, previous: Any = None, dynamic: bool = True, ref: Reference | None = None, **values: Any
 ) -> Any:
     measured = ControlInput({**AT_SETPOINT, **values}, 160)
-    return control(settings or Controller(**LOOP), Edit(), dynamic, measured, ref or reference(), previous)
+    return control(settings or Controller(**LOOP), EDIT, dynamic, measured, ref or reference(), previous)
 
 
 def test_at_the_setpoint_everything_is_at_its_constant() -> None:
@@ -157,7 +158,7 @@ def test_real_setpoint_is_another_one() -> None:
 def test_per_cluster_shares() -> None:
     def shares(value: list[float], size: list[int], **values: Any) -> Any:
         measured = ControlInput({**AT_SETPOINT, **values}, 160, np.array(value), np.array(size))
-        return control(Controller(**{**LOOP, "per_cluster": True}), Edit(), True, measured, reference(), None)
+        return control(Controller(**{**LOOP, "per_cluster": True}), EDIT, True, measured, reference(), None)
 
     one = shares([0.4], [160], dispersion=0.58)
     assert one["edge_share_by_cluster"] == {"0": pytest.approx(one["edge_share"])}, "a single cluster is the pool"
@@ -218,7 +219,7 @@ def test_mean_spread_is_the_standard_error() -> None:
 
 def sampling(logprob: float | None, previous: Any = None, dynamic: bool = True, base: float = 0.8, **changes: Any) -> Any:
     state = {"edit_value": logprob, "edit_setpoint": -1.5, "edit_error": None if logprob is None else logprob + 1.5}
-    return sampling_step(Controller(**{**LOOP, **changes}), Edit(), base, dynamic, state, previous)
+    return sampling_step(Controller(**{**LOOP, **changes}), EDIT, base, dynamic, state, previous)
 
 
 def test_the_sampling_temperature_is_the_editing_loop_around_another_centre() -> None:

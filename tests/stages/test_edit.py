@@ -49,7 +49,7 @@ class Resampler:
 def run(
     examples: list[Example], engine: Resampler | None = None, mode: Any = "text", seed: int = 3, keys: Any = None, **settings: Any
 ) -> Any:
-    options = Edit(**{"share": 1.0, "share_targets": 1.0, "whole_words": False, **settings})
+    options = Edit(**{"share": 1.0, "share_targets": 1.0, "whole_words": False, "labels": "draw", **settings})
     return edit_responses(cast(LanguageModel, engine or Resampler()), examples, options, mode, 1.0, seed, keys)
 
 
@@ -234,3 +234,37 @@ def test_the_unit_chooses_and_targets_are_single_tokens() -> None:
         edit(cast(LanguageModel, engine), examples, Edit(unit=unit), mode, Generate(), 1.0, 0, [0])  # type: ignore[arg-type]
         assert len(engine.asked) == calls
     assert ARMS["toedit"].editing(Edit()).unit == "token"
+
+
+# soft targets -----------------------------------------------------------------------------------------------------------
+
+
+def test_soft_targets_flag_what_a_draw_would_and_keep_the_text() -> None:
+    examples = [*responses(6, 10), Example([2], [3]), Example([2], [])]
+    options, keys = Edit(share_targets=0.6), list(range(20, 28))
+    drawn = edit_responses(cast(LanguageModel, Resampler(0.0)), examples, options, "targets", 1.0, 3, keys)
+    engine = Resampler()
+    result = edit(cast(LanguageModel, engine), examples, options, "targets", Generate(), 1.2, 3, keys)
+    assert result.flagged.tolist() == result.changed.tolist() == drawn.flagged.tolist() == [6] * 6 + [0, 0]
+    for before, after, hard in zip(examples, result.examples, drawn.examples, strict=True):
+        different = [i for i, (a, b) in enumerate(zip(before.response, hard.labels or before.response, strict=True)) if a != b]
+        assert (after.prompt, after.response, after.labels) == (before.prompt, before.response, None)
+        assert (after.soft.positions if after.soft else []) == different
+        assert after.soft is None or (after.soft.temperature, after.soft.top_k) == (1.2, 0)
+    assert engine.contexts == [], "without a threshold no pass is made"
+    assert edit(cast(LanguageModel, engine), [], options, "targets", Generate(), 1.2, 3, []).examples == []
+
+
+def test_soft_targets_respect_the_threshold() -> None:
+    for p, flagged in ((0.98, 0), (0.995, 11)):
+        found = edit(
+            cast(LanguageModel, Resampler(p)), responses(), Edit(threshold=0.99, share_targets=1.0), "targets", Generate(), 1.0, 3, range(4)
+        )
+        assert found.flagged.tolist() == [flagged] * 4
+
+
+def test_whole_distributions_are_those_of_the_frozen_model() -> None:
+    for settings in ({"model": "current"}, {"exclude_original": True}):
+        with pytest.raises(ValueError, match="needs labels = 'draw'"):
+            Edit(**settings)  # type: ignore[arg-type]
+        Edit(labels="draw", **settings)  # type: ignore[arg-type]
