@@ -162,9 +162,9 @@ class Controller(Section):
     watched: Annotated[int, Field(ge=1, le=10_000)] = Field(
         64, description="Real training references that entropy_real is read from. Ours."
     )
-    edit_kp: Annotated[float, Field(ge=0, le=10)] = Field(0.15, description="Proportional gain on the editing temperature, per nat. Ours.")
+    edit_kp: Annotated[float, Field(ge=0, le=10)] = Field(0.25, description="Proportional gain on the editing temperature, per nat. Ours.")
     edit_ki: Annotated[float, Field(ge=0, le=10)] = Field(
-        0.04, description="Integral gain on the editing temperature, per nat and round. Ours."
+        0.06, description="Integral gain on the editing temperature, per nat and round. Ours."
     )
     edit_t_min: Annotated[float, Field(gt=0, le=5)] = Field(0.9, description="Lowest editing temperature. Ours.")
     edit_t_max: Annotated[float, Field(gt=0, le=5)] = Field(2.0, description="Highest editing temperature. Ours.")
@@ -188,8 +188,8 @@ class Edit(Section):
     share: Annotated[float, Field(ge=0, le=1)] = Field(
         0.95, description="Largest share of a sample's tokens that is resampled (text mode). Ours."
     )
-    share_targets: Annotated[float, Field(ge=0, le=1)] = Field(0.95, description="The same for arm dces-targets. Ours.")
-    temperature: Annotated[float, Field(gt=0, le=5)] = Field(1.03, description="Editing temperature at zero error. Ours.")
+    share_targets: Annotated[float, Field(ge=0, le=1)] = Field(1.0, description="The same for arm dces-targets. Ours.")
+    temperature: Annotated[float, Field(gt=0, le=5)] = Field(1.05, description="Editing temperature at zero error. Ours.")
     threshold: Annotated[float, Field(ge=0, le=1)] = Field(
         0.0, description="Single tokens only: those of at least this probability are flagged (ToEdit: 0.99)."
     )
@@ -203,13 +203,6 @@ class Edit(Section):
     )
     model: Literal["current", "frozen"] = Field("frozen", description="Model that edits: M_{t-1} or M_0. Ours.")
     whole_words: bool = Field(True, description="Text mode, single tokens: a continuation piece is replaced by such pieces only. Ours.")
-
-    @model_validator(mode="after")
-    def _learnable(self) -> Edit:
-        if self.labels == "distribution" and (self.model == "current" or self.exclude_original):
-            field = "model = 'current'" if self.model == "current" else "exclude_original = true"
-            raise ValueError(f"{field} needs labels = 'draw': whole distributions are those of the frozen M_0")
-        return self
 
 
 class Filter(Section):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from dces_core import data, models
+from dces_core.arms import ARMS
 from dces_core.config import RunConfig
 from dces_core.errors import UserError
 from dces_core.stage import read_json
@@ -15,15 +16,24 @@ CONTEXT = ("max_position_embeddings", "n_positions", "sliding_window")
 
 
 def check(config: RunConfig) -> None:
-    """Raise UserError where a file cannot be used, the model is not there, or a prompt leaves no room for its response.
+    """Raise UserError where settings exclude each other, a file cannot be used, the model is not there, or a prompt leaves no room.
 
     Prompts are counted without the chat template around them, and only for a model in a folder; what passes here and is
     still too long ends round 0 with the same sentence.
     """
+    _check_editing(config)
     found = models.check(config.model) if config.engine == "hf" else None
     prompts = list(_prompts(config))
     if isinstance(found, Path) and found.is_dir():
         _check_lengths(found, prompts)
+
+
+def _check_editing(config: RunConfig) -> None:
+    edit = config.edit
+    arms = [name for name in config.arms if ARMS[name].edit == "targets"]
+    if arms and edit.labels == "distribution" and (edit.model == "current" or edit.exclude_original):
+        field = "edit.model = 'current'" if edit.model == "current" else "edit.exclude_original = true"
+        raise UserError(f"{field} needs edit.labels = 'draw' for arm {arms[0]}: whole distributions are those of the frozen M_0.")
 
 
 def _prompts(config: RunConfig) -> Iterator[tuple[str, str, int]]:

@@ -10,6 +10,7 @@ import tiny
 from small import small_config
 
 from dces_core import preflight
+from dces_core.config import RunConfig, parse
 from dces_core.errors import UserError
 
 
@@ -32,3 +33,15 @@ def test_many_bytes_in_few_tokens_pass(tmp_path: Path) -> None:
 def test_the_instruction_counts(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.train"):
         preflight.check(small_config(tmp_path, **changed(tmp_path, 420, instruction="be brief " * 50)))
+
+
+@pytest.mark.parametrize(("field", "value"), [("model", "current"), ("exclude_original", True)])
+def test_whole_distributions_are_those_of_the_frozen_model(field: str, value: object) -> None:
+    def settings(arm: str, **edit: object) -> RunConfig:
+        return parse({"engine": "fake", "arms": [arm], "edit": {field: value, **edit}})
+
+    for arm in ("dces-targets", "edit-random"):
+        with pytest.raises(UserError, match=rf"edit\.{field} = .* needs edit\.labels = 'draw' for arm {arm}"):
+            preflight.check(settings(arm))
+        preflight.check(settings(arm, labels="draw"))
+    preflight.check(settings("dces"))

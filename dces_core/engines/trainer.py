@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,15 @@ def _distributions(teacher: Teacher, examples: list[Example]) -> torch.Tensor:
     return torch.cat(found)
 
 
+def _prepare(model: torch.nn.Module, settings: Train, bf16: bool, device: torch.device) -> tuple[Accelerator, Any]:
+    """A fresh optimiser for `model`, and what runs it."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # it is global: a second run in this process may have another precision
+    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
+    fused = device.type in ("cpu", "cuda")
+    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+    return accelerator, accelerator.prepare(optimiser)
+
+
 def train(
     model: torch.nn.Module,
     body: torch.nn.Module,
@@ -97,11 +107,7 @@ def train(
     if not examples:
         return []
     torch.manual_seed(seed)
-    AcceleratorState._reset_state(reset_partial_state=True)  # it is global: a second run in this process may have another precision
-    accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
-    optimiser = accelerator.prepare(
-        torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=device.type in ("cpu", "cuda"))
-    )
+    accelerator, optimiser = _prepare(model, settings, bf16, device)
     plan = plan_batches(examples, settings, seed)
     gamma = settings.tce_gamma if settings.loss == "truncated" else None
     model.train()

@@ -93,8 +93,8 @@ def soften_targets(
 ) -> EditResult:
     """Flag tokens as `edit_responses` does in targets mode; each learns the distribution that a token would be drawn from. [ours]
 
-    The expectation of the drawn label over all draws, without their noise. Nothing is drawn, so no edits are listed; every flagged
-    target counts as changed.
+    The expectation of the drawn label over all draws, without their noise. No text changes, so the first token may be flagged too.
+    Nothing is drawn, so no edits are listed; every flagged target counts as changed.
     """
     if not examples:
         return EditResult([], [], np.zeros(0, np.int32), np.zeros(0, np.int32))
@@ -103,7 +103,7 @@ def soften_targets(
     if settings.threshold:
         proposals = engine.resample(examples, settings, temperature, [pair[1] for pair in uniforms])
         candidate = np.concatenate([proposal.probability for proposal in proposals]) >= settings.threshold
-    flagged = tokens.flag(candidate, settings.share_targets, uniforms)
+    flagged = tokens.flag(candidate, settings.share_targets, uniforms, first=True)
     places = [np.flatnonzero(part).tolist() for part in tokens.split(flagged)]
     softened = [
         replace(example, soft=Soft(own, temperature, settings.top_k)) if own else example
@@ -121,9 +121,11 @@ class _Tokens:
         self.ids = np.concatenate([np.asarray(example.response, np.int64) for example in examples])
         self.place = np.arange(len(self.ids)) - np.repeat(np.cumsum(self.lengths) - self.lengths, self.lengths)
 
-    def flag(self, candidate: NDArray[np.bool_], share: float, uniforms: list[NDArray[np.float64]]) -> NDArray[np.bool_]:
-        """At most `share` of each sample's tokens, at random among the candidates; never the first."""
-        candidate = candidate & (self.place > 0)
+    def flag(
+        self, candidate: NDArray[np.bool_], share: float, uniforms: list[NDArray[np.float64]], first: bool = False
+    ) -> NDArray[np.bool_]:
+        """At most `share` of each sample's tokens, at random among the candidates; the first token only where `first`."""
+        candidate = candidate & (first | (self.place > 0))
         order = position_within(self.sample, ~candidate, np.concatenate([pair[0] for pair in uniforms]))
         flagged: NDArray[np.bool_] = candidate & (order < np.floor(share * self.lengths + 1e-9)[self.sample])
         return flagged
