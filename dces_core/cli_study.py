@@ -1,4 +1,4 @@
-"""`dces study` and `dces compare`: arms x seeds of one recipe, and what they say."""
+"""`dces study`, `dces compare` and `dces results`: arms x seeds of one recipe, and what they say."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 
 import polars as pl
 
-from dces_core import export
+from dces_core import export, results
 from dces_core.compare import compare, refuse_unequal, remarks
 from dces_core.errors import UserError
 from dces_core.records import table
-from dces_core.study import Work, budget_of, do_study, load_study, output_of, status
-from dces_core.study_store import Output, Unit
+from dces_core.study import Work, budget_of, do_study, load_study, mixed_cpus, output_of, status
+from dces_core.study_store import Output
 
 
 def add_commands(commands: Any) -> None:
-    """The two verbs' arguments."""
+    """The three verbs' arguments."""
     command = commands.add_parser("study", help="arms x seeds of one recipe, one run after the other; goes on where it stopped")
     command.add_argument("study", metavar="STUDY", help="a TOML file, or the name of a shipped study")
     command.add_argument("--out", type=Path, metavar="DIR", help="where finished units go (default: the study's folder)")
@@ -33,6 +33,13 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--verdicts", action="store_true", help="share of seeds that collapse, by each of several definitions")
     command.add_argument("--format", choices=("table", "csv", "json"), default="table", help="the table shows the last round only")
     command.set_defaults(do=compare_)
+    command = commands.add_parser("results", help="write what the recorded studies say into docs/results.md and README.md")
+    command.add_argument("--out", type=Path, default=results.PAGE, metavar="PAGE", help="the page (default: docs/results.md)")
+    command.add_argument(
+        "--readme", type=Path, default=results.README, metavar="PAGE", help="the page with the headline (default: README.md)"
+    )
+    command.add_argument("--check", action="store_true", help="write nothing; exit 1 where a page says something else")
+    command.set_defaults(do=results_)
 
 
 def study(options: argparse.Namespace) -> int:
@@ -73,9 +80,16 @@ def compare_(options: argparse.Namespace) -> int:
     return export.emit(frame, options.format)
 
 
-def mixed_cpus(units: list[Unit]) -> list[str]:
-    """A sentence per seed whose units come from several types of processor: its last digits differ for that reason too."""
-    types: dict[int, set[str]] = {}
-    for unit in units:
-        types.setdefault(unit.seed, set()).add(str(unit.facts["cpu"]))
-    return [f"seed {seed} was computed on {len(found)} types of processor." for seed, found in types.items() if len(found) > 1]
+def results_(options: argparse.Namespace) -> int:
+    """`dces results`: rewrite the generated blocks and print the pages; with --check 1 and one sentence where one is not up to date."""
+    found = results.pages(options.out, options.readme, results.recorded())
+    stale = [path for path, (text, wanted) in found.items() if text != wanted]
+    if options.check:
+        if stale:
+            names = " and ".join(path.name for path in stale)
+            print(f"dces: not what the recorded studies say: {names}; run dces results.", file=sys.stderr)
+        return 1 if stale else 0
+    for path in stale:
+        path.write_text(found[path][1], encoding="utf-8")
+    print("\n".join(map(str, found)))
+    return 0

@@ -283,6 +283,14 @@ def cpu_words(cpu: dict[str, Any]) -> str:
     return f"{cpu['model']}, {cpu['threads']} thread{'s' * (cpu['threads'] != 1)}, {' '.join(cpu['flags'] or [])}, {cpu['device']}"
 
 
+def mixed_cpus(units: Iterable[Unit]) -> list[str]:
+    """A sentence per seed whose units come from several types of processor: its last digits differ for that reason too."""
+    types: dict[int, set[str]] = {}
+    for unit in units:
+        types.setdefault(unit.seed, set()).add(str(unit.facts["cpu"]))
+    return [f"seed {seed} was computed on {len(found)} types of processor." for seed, found in types.items() if len(found) > 1]
+
+
 def refuse_mixed_cpus(study: Study, done: Iterable[Unit], missing: Sequence[Place], workshop: Workshop) -> None:
     """Raise UserError where a missing unit would stand beside units of its seed from another type of processor."""
     here = cpu_type(machine.cpu(), study.base.threads or machine.threads(), study.base)
