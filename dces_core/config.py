@@ -160,11 +160,11 @@ class Controller(Section):
         "log-probability, or nothing. Ours.",
     )
     watched: Annotated[int, Field(ge=1, le=10_000)] = Field(
-        64, description="Real training references that entropy_real is read from. Ours."
+        32, description="Real training references that entropy_real is read from. Ours."
     )
-    edit_kp: Annotated[float, Field(ge=0, le=10)] = Field(0.25, description="Proportional gain on the editing temperature, per nat. Ours.")
+    edit_kp: Annotated[float, Field(ge=0, le=10)] = Field(0.1, description="Proportional gain on the editing temperature, per nat. Ours.")
     edit_ki: Annotated[float, Field(ge=0, le=10)] = Field(
-        0.06, description="Integral gain on the editing temperature, per nat and round. Ours."
+        0.03, description="Integral gain on the editing temperature, per nat and round. Ours."
     )
     edit_t_min: Annotated[float, Field(gt=0, le=5)] = Field(0.9, description="Lowest editing temperature. Ours.")
     edit_t_max: Annotated[float, Field(gt=0, le=5)] = Field(2.0, description="Highest editing temperature. Ours.")

@@ -31,7 +31,7 @@ BRIEF = (
 def small(**more: Any) -> Plan:
     values: dict[str, Any] = {
         "model": str(tiny.folder("llama")), "precision": "fp32", "changes": BRIEF, "repeats": 1, "batch": 3, "new_tokens": 4, "pairs": 6,
-        "rounds": 2, "scored": (2, 4),
+        "rounds": 2, "seeds": 2, "scored": (2, 4),
     }  # fmt: skip
     return Plan(**{**values, **more})
 
@@ -249,7 +249,7 @@ def test_the_plain_pass_computes_what_we_compute() -> None:
 def test_rounds_of_dces_against_rounds_of_plain(tmp_path: Path) -> None:
     plan = few_pairs(tmp_path)
     overhead, total = check(runs.overhead(plan))["dces-overhead"], check(runs.total(plan))["dces-total"]
-    assert overhead.n == total.n == 1
+    assert overhead.n == total.n == plan.seeds
     assert overhead.ratio == overhead.ours / overhead.peer  # type: ignore[operator]
 
 

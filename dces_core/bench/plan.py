@@ -19,7 +19,8 @@ class Plan:
     batch: int = 32  # sequences of a generation bench
     new_tokens: int = 48
     pairs: int = 160  # of the training split, for train and score
-    rounds: int = 4  # of a run bench; the first is left out
+    rounds: int = 4  # of the round bench; the first is left out
+    seeds: int = 3  # of the two benches that compare rounds of dces and plain
     rows: int = 1_000_000  # of the selection bench
     dimensions: int = 384
     clusters: int = 256

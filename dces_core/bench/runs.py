@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Sequence
 from statistics import median
 
-from dces_core.arms import ARMS
 from dces_core.bench import sides
 from dces_core.bench.plan import Plan
 from dces_core.bench.rows import Row
-from dces_core.config import ArmName
 from dces_core.lab import Lab
-from dces_core.rounds import advance, one_round, round_zero, write_first_pool
-from dces_core.stage import Stage
-from dces_core.stages.curate import write_reference
-from dces_core.stages.project import Frame
+from dces_core.rounds import advance
 from dces_core.store import SHARED
 
+Spans = dict[str, dict[str, float]]  # seconds by arm and stage
 MADE = ("generate", "select", "train")  # what makes a round's model; evaluation and map look at it
 
 
 def overhead(plan: Plan) -> list[Row]:
-    """A dces round / a plain round, from pools of the same size."""
-    return _compare("dces-overhead", plan, (), "pools of the same size")
+    """A dces round / a plain round, both from the same pool."""
+    both = [_first_rounds(plan, seed) for seed in range(plan.seeds)]
+    return _rows("dces-overhead", both, both, "the same pool")
 
 
 def total(plan: Plan) -> list[Row]:
     """A dces round / a plain round that generates no more than it trains on."""
-    return _compare("dces-total", plan, ("pool.factor=1.0",), "plain with pool = N")
+    ours, plain = zip(
+        *((_first_rounds(plan, seed, "dces"), _first_rounds(plan, seed, "plain", 1.0)) for seed in range(plan.seeds)), strict=True
+    )
+    return _rows("dces-total", ours, plain, "plain with pool = N")
 
 
 def stages(plan: Plan) -> list[Row]:
@@ -43,56 +42,31 @@ def stages(plan: Plan) -> list[Row]:
     return [Row("round", sum(seconds.values()), None, None, "s", n, "one arm, dces: the sum of the medians of its stages"), *rows]
 
 
-@dataclass(frozen=True)
-class _Side:
-    """An arm of a run that stands before round 1."""
-
-    lab: Lab
-    arm: ArmName
-    start: Stage | None
-    first: Stage
-    pool: Stage
-    reference: Stage
-    frame: Frame | None
-
-    def advance(self, round_: int) -> None:
-        """Do one round."""
-        one_round(self.lab, ARMS[self.arm], round_, self.start, self.first, self.pool, self.reference, self.frame)
+def _first_rounds(plan: Plan, seed: int, arm: str = "", factor: float | None = None) -> Spans:
+    """Seconds of every stage of round 1, of this arm or of both; the pool that they share counts for each."""
+    arms = f'["{arm}"]' if arm else '["plain", "dces"]'
+    changes = [f"arms={arms}", "rounds=1", f"seed={seed}", *([] if factor is None else [f"pool.factor={factor}"])]
+    with sides.open_lab(sides.settings(plan, *changes)) as lab:
+        advance(lab.run, lab.events)
+        pool = _spans(lab, SHARED)[1, "generate"]
+        return {name: {"generate": pool, **_stages(lab, name)} for name in lab.config.arms}
 
 
-def _start(lab: Lab, arm: ArmName) -> _Side:
-    """What rounds.advance does before round 1."""
-    start, first = round_zero(lab)
-    pool = write_first_pool(lab, start)
-    reference = lab.do(1, SHARED, "reference", [pool], lambda draft, progress: write_reference(lab, pool, draft, progress))
-    frame = Frame(lab, pool) if lab.config.map.on else None
-    if frame:
-        frame.fit()
-    return _Side(lab, arm, start, first, pool, reference, frame)
+def _stages(lab: Lab, arm: str) -> dict[str, float]:
+    return {stage: seconds for (_, stage), seconds in _spans(lab, arm).items()}
 
 
-def _compare(name: str, plan: Plan, changes: tuple[str, ...], note: str) -> list[Row]:
-    """Rounds of dces and plain in turn, each in a run of its own; the first round, which loads and compiles, is left out."""
-    common = f"rounds={plan.rounds}"
-    with ExitStack() as stack:
-        ours = _start(stack.enter_context(sides.open_lab(sides.settings(plan, common, 'arms=["dces"]'))), "dces")
-        peer = _start(stack.enter_context(sides.open_lab(sides.settings(plan, common, *changes, 'arms=["plain"]'))), "plain")
-        for round_ in range(1, plan.rounds + 1):
-            ours.advance(round_)
-            peer.advance(round_)
-        spans = [_spans(side.lab, side.arm) for side in (ours, peer)]
+def _rows(name: str, ours: Sequence[Spans], peer: Sequence[Spans], note: str) -> list[Row]:
+    """Medians over the seeds: of whole rounds, and of what makes a round's model."""
 
-    def row(name: str, names: tuple[str, ...] | None, what: str) -> Row:
-        own, plain = (_seconds(found, plan.rounds, names) for found in spans)
-        return Row(name, own, plain, own / plain, "s", plan.rounds - 1, f"{what}; {note}")
+    def row(name: str, stages: tuple[str, ...] | None, what: str) -> Row:
+        def seconds(found: Sequence[Spans], arm: str) -> float:
+            return median(sum(spans[arm][stage] for stage in stages or spans[arm]) for spans in found)
+
+        own, plain = seconds(ours, "dces"), seconds(peer, "plain")
+        return Row(name, own, plain, own / plain, "s", len(ours), f"{what}; {note}")
 
     return [row(name, None, "every stage of a round"), row(f"{name}-made", MADE, f"{', '.join(MADE)} alone")]
-
-
-def _seconds(spans: dict[tuple[int, str], float], rounds: int, names: tuple[str, ...] | None) -> float:
-    """Median seconds of a round after the first: of these stages, or of all."""
-    chosen = names or tuple({name for _, name in spans})
-    return median(sum(spans[round_, name] for name in chosen) for round_ in range(2, rounds + 1))
 
 
 def _spans(lab: Lab, arm: str) -> dict[tuple[int, str], float]:

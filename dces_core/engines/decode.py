@@ -10,6 +10,7 @@ cumulative function in order of probability. So a result does not depend on batc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ from dces_core.events import Progress
 ATTENTION = "dces_grouped"
 SHORT_LIST = 192
 BLOCK = 16
+WIDE = 4096
 CACHED_ROWS = 8
 COMPACT_BELOW = 0.8
 COLUMNS = 32
@@ -156,13 +158,29 @@ def top_of(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
 
 
 def invert(probabilities: Tensor, uniforms: Tensor) -> Tensor:
-    """Index at which the cumulative sum of each row first exceeds uniform * total; rows need not sum to 1. Shape (rows,)."""
-    exact = exact_type(probabilities.device)
-    cumulative = probabilities.to(exact).cumsum(-1)
-    target = uniforms.to(exact).unsqueeze(-1) * cumulative[:, -1:]
-    index = torch.searchsorted(cumulative, target, right=True).squeeze(-1)
-    last = (probabilities > 0).long().cumsum(-1).argmax(-1)  # rounding must not select an impossible token
-    return torch.minimum(index, last)
+    """Index at which the cumulative sum of each row first exceeds uniform * total; rows need not sum to 1. Shape (rows,).
+
+    A vocabulary is inverted in two steps: which block of tokens, then which token of it.
+    """
+    rows, size = probabilities.shape
+    uniforms = uniforms.to(exact_type(probabilities.device)).unsqueeze(-1)
+    if size % BLOCK or size < WIDE:
+        return _first_beyond(probabilities, lambda cumulative: uniforms * cumulative[:, -1:])[0]
+    parts = probabilities.view(rows, -1, BLOCK)
+    block, left = _first_beyond(parts.sum(-1), lambda cumulative: uniforms * cumulative[:, -1:])
+    own = parts[torch.arange(rows, device=parts.device), block]
+    return block * BLOCK + _first_beyond(own, lambda _: left)[0]
+
+
+def _first_beyond(mass: Tensor, target: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """Index (rows,) at which the cumulative sum of each row first exceeds its target (rows, 1), and what of the target lies in it."""
+    cumulative = mass.to(exact_type(mass.device)).cumsum(-1)
+    wanted = target(cumulative)
+    index = torch.searchsorted(cumulative, wanted, right=True).squeeze(-1)
+    last = (mass > 0).int().mul(torch.arange(mass.shape[1], device=mass.device)).argmax(-1)  # rounding must not select an impossible token
+    index = torch.minimum(index, last)
+    before = torch.where(index > 0, cumulative.gather(1, (index - 1).clamp(min=0).unsqueeze(1)).squeeze(1), 0)
+    return index, wanted - before.unsqueeze(1)
 
 
 def exact_type(device: torch.device) -> torch.dtype:
