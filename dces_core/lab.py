@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dces_core import data
+from dces_core import data, machine
 from dces_core.data import Corpus, Pair
 from dces_core.engines.base import Encoder, Example, LanguageModel, TokenScores
 from dces_core.events import Events, Progress
@@ -42,6 +42,7 @@ class Lab:
         def work() -> None:
             with self.events.span(round_, arm, name) as progress, self.run.commit(stage, inputs) as draft:
                 make(draft, progress)
+            machine.return_memory()
 
         self._made[str(stage.path)] = work
         if not stage.valid(inputs):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import gc
 import threading
 import time
@@ -62,8 +60,7 @@ class PeakMemory:
     def __enter__(self) -> PeakMemory:
         """Start to sample."""
         gc.collect()
-        with contextlib.suppress(OSError, AttributeError):  # glibc only: give free pages back, so that they do not hide new ones
-            ctypes.CDLL(None).malloc_trim(0)
+        machine.return_memory()  # free pages would hide new ones
         self._process = psutil.Process()
         self.before_bytes = self.peak_bytes = self._process.memory_info().rss
         self._done = threading.Event()
