@@ -24,6 +24,6 @@ page = st.navigation(
         "Keep": [st.Page("pages/runs.py", title="Runs", icon=":material/folder_open:", url_path="runs")],
     }
 )
-st.session_state["inside app"] = True
+st.session_state["inside app"] = page.url_path
 state.pick_run()
 page.run()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from html import escape
 from typing import Any
 
+import plotly.graph_objects as go
 import polars as pl
 import streamlit as st
 
 from dces_core.store import Run
-from dces_core.ui import charts, look, read, state, text
+from dces_core.ui import charts, clusters, hull, look, read, state, text
 
 KEY_SIZE = 14
-FACT_NAMES = {"dispersion": "dispersion", "hull_area": "hull area", "nearest_reference": "nearest reference"}
+FACT_NAMES = {"dispersion": "dispersion", "hull_area": "hull area", "core_area": "core", "nearest_reference": "nearest reference"}
 #: The feedback loop's state in the order in which it comes about; what is not named here follows.
 LOOP = (
     *("signal", "value", "setpoint", "sd", "error", "edge_share", "edit_error", "edit_temperature", "flagged", "changed"),
@@ -41,6 +43,7 @@ def legend() -> str:
         ('<path d="M3.4 3.4l7.2 7.2M10.6 3.4l-7.2 7.2" stroke-width="1.5"/>', "rejected"),
         ('<g opacity=".42"><circle cx="7" cy="7" r="3.6"/></g>', "over quota"),
         ('<g opacity=".25"><circle cx="7" cy="7" r="3" stroke="none"/></g>', "real text"),
+        ('<path d="M2 5.5 8 2l4 5-3 5-6-1.5z" fill="none" stroke-width="1.4" opacity=".6"/>', "core: hull of the center samples"),
     ]
     cells = "".join(f'<span class="chip">{key_image(body)}{name}</span>' for body, name in items)
     return f'<div class="chips">{cells}<span class="quiet">hue = cluster, grey = no cluster</span></div>'
@@ -67,26 +70,62 @@ def fact_line(facts: dict[str, Any], shown: str) -> str:
     return f'<p class="quiet num">{" &nbsp; ".join([*pairs, shown])}</p>'
 
 
-def draw_map(run: Run, arm: str, round_: int) -> pl.DataFrame:
-    """One arm's map; returns the selected samples."""
+def draw_map(run: Run, arm: str, round_: int, picked: list[int]) -> tuple[pl.DataFrame, go.Figure | None]:
+    """One arm's map, `picked` clusters standing out; returns the selected samples and the figure."""
     frame = read.samples(run, arm, round_).with_row_index("row")
-    look.show(look.chips((arm,)))
     known = frame.drop_nulls(["x", "y"]) if "x" in frame.columns else frame.head(0)
+    look.show(look.chips((arm,)))
     if known.height == 0:
         state.empty(f"No map of round {round_}", "This arm has not finished it.")
-        return frame.head(0)
+        return frame.filter(pl.col("cluster").is_in(picked)), None
     points = charts.stratified(known)
-    figure = charts.scatter_map(points, read.ground(run), run.frame_facts())
+    figure = charts.scatter_map(points, read.ground(run), run.frame_facts(), picked)
+    corners = hull.core(known)
+    hull.draw(figure, corners, arm)
     alt = f"Map of the samples of {arm} in round {round_}, center filled and edge outlined, over the real text"
-    event = st.plotly_chart(
-        figure, key=f"map-{arm}-{round_}", on_select="rerun", selection_mode=("points", "box", "lasso"), config=charts.MAP_CONFIG, alt=alt
-    )
+    modes, config = ("points", "box", "lasso"), charts.config(f"{run.id}-map-{arm}-{round_}", charts.MAP_CONFIG)
+    event = st.plotly_chart(figure, key=f"map-{arm}-{round_}", on_select="rerun", selection_mode=modes, config=config, alt=alt)
     lost = charts.outside(points, run.frame_facts())
     beyond = f", {lost} of them beyond the frame" if lost else ""
-    look.show(fact_line(read.facts(run, arm, round_), f"showing {points.height:,} of {frame.height:,} samples{beyond}"))
-    picked = {point["customdata"] for point in event["selection"]["points"] if isinstance(point.get("customdata"), int)}
-    picked |= {point["customdata"][0] for point in event["selection"]["points"] if isinstance(point.get("customdata"), list)}
-    return frame.filter(pl.col("row").is_in(list(picked)))
+    facts = {**read.facts(run, arm, round_), "core_area": hull.area(corners), "core_area_reason": "the center samples span no area"}
+    look.show(fact_line(facts, f"showing {points.height:,} of {frame.height:,}{beyond}"))
+    rows = {point["customdata"] for point in event["selection"]["points"] if isinstance(point.get("customdata"), int)}
+    rows |= {point["customdata"][0] for point in event["selection"]["points"] if isinstance(point.get("customdata"), list)}
+    return frame.filter(pl.col("row").is_in(list(rows)) | pl.col("cluster").is_in(picked)), figure
+
+
+def draw_maps(run: Run, arms: tuple[str, ...], round_: int) -> None:
+    """Maps, the table of their clusters, and the samples that either selects."""
+    look.show(legend())
+    above = st.container()  # the table stands under the maps, but its picked rows are drawn into them
+    frames = {arm: read.samples(run, arm, round_) for arm in arms}
+    tables = [clusters.cluster_rows(frames[arm], run.controller(arm, round_), arm) for arm in arms]
+    st.subheader(f"Clusters of round {round_}", anchor=False)
+    picked = clusters.draw_table(pl.concat(tables), f"clusters-{round_}-{'-'.join(arms)}")
+    drawn = []
+    with above:
+        for column, arm in zip(st.columns(len(arms), gap="medium"), arms, strict=True):
+            with column:
+                drawn.append(draw_map(run, arm, round_, picked.get(arm, [])))
+        st.caption(caption(run))
+        figures = [(look.chip(arm), figure) for arm, (_, figure) in zip(arms, drawn, strict=True) if figure is not None]
+        draw_exports(run, round_, list(frames.values()), figures)
+    draw_selection(pl.concat([chosen for chosen, _ in drawn], how="diagonal"), run, round_)
+
+
+def draw_exports(run: Run, round_: int, frames: list[pl.DataFrame], maps: list[tuple[str, go.Figure]]) -> None:
+    """The samples of all arms as Parquet, the maps as one HTML file; both are made on the click."""
+    name = f"{run.id}-round{round_}"
+    bare: Any = {"icon": ":material/download:", "on_click": "ignore"}
+    with st.container(horizontal=True, gap="small"):
+        words = "x, y, text, arm, role, cluster and the rest of each sample: opens in Embedding Atlas"
+        rows = partial(clusters.as_parquet, frames)
+        st.download_button("Samples as Parquet", rows, f"{name}.parquet", "application/vnd.apache.parquet", help=words, **bare)
+        if maps:
+            title = f"{run.id}, round {round_}"
+            made = partial(clusters.as_html, title, caption(run), maps, look.paper(), look.faint(1))
+            words = "Both maps in one file that needs no network, about 5 MB"
+            st.download_button("Maps as HTML", made, f"{name}-maps.html", "text/html", help=words, **bare)
 
 
 def fact_table(run: Run, arms: tuple[str, ...], rounds: list[int], now: int) -> None:
@@ -107,7 +146,9 @@ def fact_table(run: Run, arms: tuple[str, ...], rounds: list[int], now: int) -> 
 def draw_selection(chosen: pl.DataFrame, run: Run, round_: int) -> None:
     """The selected samples as a table, then one of them in full."""
     if chosen.height == 0:
-        st.caption("Select points with the lasso, a box or a click: their texts appear here. Double-click clears the selection.")
+        st.caption(
+            "Select points with the lasso, a box or a click, or rows of the table: their texts appear here. A double-click clears a map."
+        )
         return
     st.subheader(f"{chosen.height} selected", anchor=False)
     columns = ["arm", *COLUMNS]
@@ -140,6 +181,8 @@ def draw_life(row: dict[str, Any]) -> None:
         entries.append(("trained on", text.diff(row["text"], row["trained_text"])))
     if row["edits"]:
         entries.append((f"{row['changed']} of {row['flagged']} tokens edited", edit_list(row["edits"])))
+    elif row["changed"]:
+        entries.append(("trained towards", f"the distribution of M_0 at {row['changed']} tokens; the text stays"))
     body = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in entries)
     look.show(f'<dl class="life">{body}</dl>', key="life")
 
@@ -192,17 +235,7 @@ def page() -> None:
     state.heading("Clusters", run)
     arms, round_, rounds = state.need_pair(run, "map")
 
-    @st.fragment
-    def maps() -> None:
-        look.show(legend())
-        chosen = []
-        for column, arm in zip(st.columns(len(arms), gap="medium"), arms, strict=True):
-            with column:
-                chosen.append(draw_map(run, arm, round_))
-        st.caption(caption(run))
-        draw_selection(pl.concat(chosen, how="diagonal"), run, round_)
-
-    maps()
+    st.fragment(draw_maps)(run, arms, round_)
     st.subheader("Every round in numbers", anchor=False)
     fact_table(run, arms, rounds, round_)
     with st.expander(f"The feedback loop in round {round_}"):

@@ -24,7 +24,7 @@ def draw_loop(run: Run, arms: tuple[str, ...], states: dict[tuple[str, int], flo
             with st.container(gap="xsmall"):
                 figure = flow.panel(name, own, arms, run.config.rounds, run.config.controller, list(states.values()))
                 alt = f"{title.format(signal=run.config.controller.signal)} over the rounds for {', '.join(arms)}"
-                st.plotly_chart(figure, key=f"loop-{name}", config=charts.CONFIG, alt=alt)
+                st.plotly_chart(figure, key=f"loop-{name}", config=charts.config(f"{run.id}-loop-{name}"), alt=alt)
                 words = [f"{look.chip(arm)} {text.escaped(why)}" for arm, why in flow.undefined(own)]
                 if words:
                     look.show(f'<p class="quiet">{"<br>".join(words)}</p>', key=f"undefined-{name}")
@@ -41,7 +41,7 @@ def draw_flow(run: Run, arm: str, round_: int) -> list[flow.Link]:
         state.empty("No samples", "The sample table of this round is empty or unreadable.")
         return []
     alt = f"Flow of {arm} in round {round_}. {flow.told(found)}"
-    st.plotly_chart(flow.sankey(found, arm), key=f"flow-{arm}", config=charts.CONFIG, alt=alt)
+    st.plotly_chart(flow.sankey(found, arm), key=f"flow-{arm}", config=charts.config(f"{run.id}-flow-{arm}-{round_}"), alt=alt)
     look.show(f'<p class="quiet num">{text.escaped(" ".join(said_of(known, flow.totals(found))))}</p>', key=f"said-{arm}")
     return found
 
@@ -68,7 +68,7 @@ def draw_round(run: Run, arms: tuple[str, ...], round_: int) -> None:
     more = f" The regime {run.config.train.regime} also trains on earlier rounds, which are not drawn." if later else ""
     st.caption(
         "Every sample of the pool leaves it once. Grey: not trained on, with the reason. Edge is outlined, center filled. "
-        f"Edited: at least one token was changed.{more}"
+        f"Edited: at least one token, or its target, was changed.{more}"
     )
     if rows:
         data = read.csv_of(pl.DataFrame(rows))

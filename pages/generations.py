@@ -56,7 +56,7 @@ def cell_clicked(key: str, prompts: list[str], rounds: list[int]) -> None:
         state.put("round", str(found[1]))
 
 
-def draw_heat(rows: pl.DataFrame, arms: tuple[str, ...], prompt_id: str) -> None:
+def draw_heat(run_id: str, rows: pl.DataFrame, arms: tuple[str, ...], prompt_id: str) -> None:
     """Prompts x rounds, one map per arm with the same rows and columns."""
     grades = heat.graded(rows)
     every, last = heat.worst_prompts(grades), grades["round"].n_unique()
@@ -68,8 +68,9 @@ def draw_heat(rows: pl.DataFrame, arms: tuple[str, ...], prompt_id: str) -> None
                 key = f"heat-{arm}"
                 figure = heat.heat_map(grades.filter(pl.col("arm") == arm), prompts, rounds, (prompt_id, asked_round()))
                 alt = f"Degeneracy of {arm}: {len(prompts)} prompts, the worst on top, by {len(rounds)} rounds"
+                config = charts.config(f"{run_id}-degeneracy-{arm}")
                 click = partial(cell_clicked, key, prompts, rounds)
-                st.plotly_chart(figure, key=key, on_select=click, selection_mode="points", config=charts.CONFIG, alt=alt)
+                st.plotly_chart(figure, key=key, on_select=click, selection_mode="points", config=config, alt=alt)
     cut = f" Showing {len(prompts)} of {len(every)} prompts, {len(rounds)} of {last} rounds."
     words = f"{heat.RULE} × = 1. Worst prompt on top, over the arms shown. Click a cell: its prompt and round are picked."
     more = cut if (len(prompts), len(rounds)) != (len(every), last) else ""
@@ -107,7 +108,7 @@ def draw_probes(run: Run, arms: tuple[str, ...]) -> None:
         mode = st.segmented_control("Decoding", modes, key=key, on_change=state.changed, args=("mode",), required=True)
         highlight = st.toggle("Highlight loops and repeats", value=True, key="highlight")
     rows = table.filter(pl.col("mode") == mode)
-    draw_heat(rows, arms, prompt_id)
+    draw_heat(run.id, rows, arms, prompt_id)
     look.show(probe_grid(rows.filter(pl.col("prompt_id") == prompt_id), arms, highlight), key="probes")
     keys = '<span class="said"><span class="loop">loop at the end</span> &nbsp; <span class="rep">repeated 4-grams</span></span>'
     look.show(f'<p class="quiet">{keys} &nbsp; {RULE} Round 0 is shared by all arms.</p>')

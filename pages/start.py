@@ -135,7 +135,10 @@ def draw_run(run: Run) -> None:
             hits = {row["arm"]: row["round"] for row in lead_times(rows).to_dicts()}
             figure = charts.trajectory(rows, name, run.config.arms, run.config.rounds, hits)
             st.plotly_chart(
-                figure, key=f"start-{name}", config=charts.CONFIG, alt=f"{TITLE.get(name, name)} over the rounds, one line per arm"
+                figure,
+                key=f"start-{name}",
+                config=charts.config(f"{run.id}-{name}"),
+                alt=f"{TITLE.get(name, name)} over the rounds, one line per arm",
             )
     left, right = st.columns(2, gap="large")
     with left:

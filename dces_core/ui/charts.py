@@ -14,8 +14,14 @@ from dces_core.metrics.degradation import DIRECTION, TITLE
 from dces_core.ui import look
 
 MAP_POINTS = 5_000
+FADED = 0.12  # opacity of what is not selected
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"], "responsive": True}
 MAP_CONFIG = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["autoScale2d", "toggleHover"], "responsive": True}
+
+
+def config(name: str, base: dict[str, Any] = CONFIG) -> dict[str, Any]:
+    """Settings of a chart whose picture (the camera in its tool bar) is saved as `name`.png in double size."""
+    return {**base, "toImageButtonOptions": {"format": "png", "filename": name, "scale": 2}}
 
 
 def title_of(metric: str) -> str:
@@ -42,7 +48,7 @@ def base(height: int, **layout: Any) -> go.Figure:
         margin={"l": 46, "r": 10, "t": 34, "b": 34},
         showlegend=False,
         hovermode="x unified",
-        paper_bgcolor="rgba(0,0,0,0)",
+        paper_bgcolor=look.paper(),
         plot_bgcolor="rgba(0,0,0,0)",
         hoverlabel={"font": {"size": 12}},
         font={"size": 12},
@@ -56,8 +62,14 @@ def base(height: int, **layout: Any) -> go.Figure:
 
 
 def round_ticks(rounds: int) -> dict[str, Any]:
-    """Integer ticks, at most about eight."""
-    return {"tick0": 0, "dtick": max(1, -(-rounds // 8)), "range": [-0.3, rounds + 0.4]}
+    """Integer ticks, at most about eight; the hover is headed by the round."""
+    hover = {"unifiedhovertitle": {"text": "round %{x}"}}
+    return {"tick0": 0, "dtick": max(1, -(-rounds // 8)), "range": [-0.3, rounds + 0.4], **hover}
+
+
+def mark_round(figure: go.Figure, round_: int) -> None:
+    """A thin vertical line at the round that is picked."""
+    figure.add_vline(round_, line={"color": look.faint(0.45), "width": 1}, layer="below")
 
 
 def panel(title: str, said: str) -> go.Figure:
@@ -69,18 +81,31 @@ def panel(title: str, said: str) -> go.Figure:
     return figure
 
 
+def clicked_round(points: list[dict[str, Any]], rounds: list[int]) -> int | None:
+    """The round of a clicked point; None where the click took a selection back or names no round."""
+    for point in points:
+        match point.get("x"):
+            case int(x) | float(x) if x in rounds:
+                return int(x)
+    return None
+
+
 def line(figure: go.Figure, own: pl.DataFrame, arm: str) -> None:
-    """One arm's line; a round without a value leaves a gap. `own`: `round` and `value` of this arm."""
+    """One arm's line; a round without a value leaves a gap. `own`: `round` and `value` of this arm, `hover` where numbers do not say it."""
     own, style = own.sort("round"), look.look(arm)
+    words = own["hover"].to_list() if "hover" in own.columns else None
     figure.add_scatter(
         x=own["round"].to_list(),
         y=own["value"].to_list(),
         name=arm,
         mode="lines+markers",
         connectgaps=False,
-        hovertemplate="%{y:.4g}",
+        customdata=words,
+        hovertemplate="%{customdata}" if words else "%{y:.4g}",
         line={"color": style.colour, "dash": style.dash, "width": 2},
         marker={"symbol": style.marker, "size": 6, "color": style.colour},
+        selected={"marker": {"opacity": 1}},
+        unselected={"marker": {"opacity": 1}},
     )
 
 
@@ -119,7 +144,13 @@ def ring(figure: go.Figure, own: pl.DataFrame, arm: str, round_: int | None) -> 
     if hit.height:
         marker = {"symbol": "circle-open", "size": 16, "color": look.look(arm).colour, "line": {"width": 1.6}}
         figure.add_scatter(
-            x=hit["round"].to_list(), y=hit["value"].to_list(), mode="markers", marker=marker, hoverinfo="skip", cliponaxis=False
+            x=hit["round"].to_list(),
+            y=hit["value"].to_list(),
+            mode="markers",
+            marker=marker,
+            hoverinfo="skip",
+            cliponaxis=False,
+            unselected={"marker": {"opacity": 1}},
         )
 
 
@@ -191,14 +222,18 @@ def symbols(frame: pl.DataFrame) -> list[str]:
     return frame.select(symbol.alias("symbol"))["symbol"].to_list()
 
 
-def scatter_map(points: pl.DataFrame, ground: pl.DataFrame, facts: dict[str, Any]) -> go.Figure:
-    """One arm's round in the run's frame. `points`: SAMPLES with x, y and `row`, the id that a selection gives back."""
+def scatter_map(points: pl.DataFrame, ground: pl.DataFrame, facts: dict[str, Any], picked: list[int] | None = None) -> go.Figure:
+    """One arm's round in the run's frame. `points`: SAMPLES with x, y and `row`, the id that a selection gives back.
+
+    `picked`: clusters that stand out, the others are faded; none or empty: all of them.
+    """
     figure = base(520)
     figure.update_layout(hovermode="closest", dragmode="lasso", margin={"l": 4, "r": 4, "t": 6, "b": 4}, uirevision="map")
     ground_marker = {"size": 5, "color": look.faint(0.17), "line": {"width": 0}}
     figure.add_scattergl(
         x=ground["x"].to_numpy(), y=ground["y"].to_numpy(), mode="markers", marker=ground_marker, hoverinfo="skip", name="real"
     )
+    faded = ~points["cluster"].is_in(picked).fill_null(False).to_numpy() if picked else np.zeros(points.height, dtype=bool)
     tints = {cluster: look.hue(cluster) for cluster in points["cluster"].unique().to_list()}
     colours = [tints[cluster] for cluster in points["cluster"].to_list()]
     marker = {
@@ -206,7 +241,7 @@ def scatter_map(points: pl.DataFrame, ground: pl.DataFrame, facts: dict[str, Any
         "symbol": symbols(points),
         "color": colours,
         "line": {"width": 1.5, "color": colours},
-        "opacity": np.where((points["fate"] == "over quota").to_numpy(), 0.42, 0.95),
+        "opacity": np.where(faded, FADED, np.where((points["fate"] == "over quota").to_numpy(), 0.42, 0.95)),
     }
     figure.add_scattergl(
         x=points["x"].to_numpy(),
@@ -217,7 +252,7 @@ def scatter_map(points: pl.DataFrame, ground: pl.DataFrame, facts: dict[str, Any
         hovertemplate="sample %{customdata}<extra></extra>",
         name="samples",
         selected={"marker": {"opacity": 1}},
-        unselected={"marker": {"opacity": 0.12}},
+        unselected={"marker": {"opacity": FADED}},
     )
     hidden = {"visible": True, "showticklabels": False, "showgrid": False, "ticks": "", "showline": False}
     figure.update_layout(plot_bgcolor=look.faint(0.03))

@@ -87,6 +87,11 @@ def faint(alpha: float) -> str:
     return f"rgba(236,235,231,{alpha})" if is_dark() else f"rgba(33,37,41,{alpha})"
 
 
+def paper() -> str:
+    """The ground of the page (as in .streamlit/config.toml): a saved picture is readable wherever it is put."""
+    return "#15171A" if is_dark() else "#FFFFFF"
+
+
 def chip(arm: str) -> str:
     """An arm's key as HTML: its line, its marker, its name."""
     style = look(arm)
@@ -135,6 +140,7 @@ def style() -> None:
 
 def pick_row(frame: pl.DataFrame, key: str, columns: dict[str, Any]) -> int:
     """Draw a table whose rows can be selected; the selected row, the first one until a row is."""
-    event = st.dataframe(frame, key=key, hide_index=True, on_select="rerun", selection_mode="single-row", height=280, column_config=columns)
+    bare: Any = {"hide_index": True, "height": 280, "column_config": columns, "placeholder": "–"}
+    event = st.dataframe(frame, key=key, on_select="rerun", selection_mode="single-row", **bare)
     rows = event["selection"]["rows"]
     return int(rows[0]) if rows and rows[0] < frame.height else 0

@@ -22,6 +22,7 @@ from dces_core.ui.text import escaped
 T = TypeVar("T")
 APP = Path(__file__).resolve().parents[2] / "app.py"
 HAND_EYE = "What sports require good hand-eye coordination?"
+BEAT_S = 1.2  # a round's time on the screen while rounds are played
 
 
 def _memory() -> dict[str, str]:
@@ -176,18 +177,56 @@ def clamp(rounds: Sequence[int]) -> Callable[[str], int | None]:
 
 
 def pick_round(run: Run, rounds: list[int], name: str) -> int:
-    """The round scrubber: slider, arrow keys, and a word when a newer round is ready. Follows the latest until touched."""
+    """The round scrubber: play, slider, arrow keys, and a word when a newer round is ready. Follows the latest until touched."""
     key = linked("round", rounds, rounds[-1], clamp(rounds))
     at = rounds.index(st.session_state[key])
-    with st.container(horizontal=True, wrap=False, vertical_alignment="bottom", gap="small", width=560, key="scrubber"):
+    with st.container(horizontal=True, wrap=False, vertical_alignment="bottom", gap="small", width=600, key="scrubber"):
+        _player(run, rounds, at)
         _arrow("Previous round", "left", rounds, at - 1)
         if len(rounds) > 1:
             st.select_slider("Round", rounds, key=key, on_change=changed, args=("round",), width="stretch")
         else:
             look.show(f'<p class="num">Round <b>{rounds[0]}</b>, the only one so far</p>')
         _arrow("Next round", "right", rounds, at + 1)
+        words = "Latest round, and the newer ones as they come: no round is picked"
+        bare: Any = {"disabled": asked("round") is None, "type": "tertiary", "help": words, "key": "round-latest"}
+        st.button("", icon=":material/last_page:", on_click=forget, args=("round",), **bare)
         follow(run, name, rounds[-1])
     return int(st.session_state[key])
+
+
+def _player(run: Run, rounds: list[int], at: int) -> None:
+    """Play or pause. `play` holds the run and the round that playing has reached: any other round was set by hand, which ends it."""
+    playing = st.session_state.get("play") == (run.id, rounds[at]) and at < len(rounds) - 1
+    if not playing:
+        st.session_state.pop("play", None)
+    label, icon = ("Pause", ":material/pause:") if playing else ("Play the rounds", ":material/play_arrow:")
+    bare: Any = {"type": "tertiary", "help": label, "disabled": len(rounds) < 2, "key": "round-play"}
+    st.button("", icon=icon, on_click=_pause if playing else _play, args=() if playing else (run.id, rounds, at), **bare)
+    drawn: list[bool] = []
+
+    @st.fragment(run_every=BEAT_S if playing else None)
+    def beat() -> None:
+        if drawn and st.session_state.get("play") == (run.id, rounds[at]):
+            _play_to(run.id, rounds, at + 1)
+            st.rerun(scope="app")
+        drawn.append(True)  # once with the page, from then on at each beat
+
+    beat()
+
+
+def _play(run_id: str, rounds: list[int], at: int) -> None:
+    """Play from here; from the beginning where this is the end."""
+    _play_to(run_id, rounds, at if at < len(rounds) - 1 else 0)
+
+
+def _play_to(run_id: str, rounds: list[int], at: int) -> None:
+    put("round", str(rounds[at]))
+    st.session_state["play"] = (run_id, rounds[at])
+
+
+def _pause() -> None:
+    st.session_state.pop("play", None)
 
 
 def _arrow(label: str, side: str, rounds: list[int], index: int) -> None:
@@ -263,14 +302,18 @@ def _pair_changed() -> None:
 
 
 def run_page(draw: Callable[[], None]) -> None:
-    """Draw a page inside app.py; a UserError becomes a sentence.
+    """Draw a page inside app.py; a UserError becomes a sentence. Another page than before ends playing.
 
     Until `st.navigation` was called once in a server, Streamlit takes pages/ for its old page directory and runs a file of
     it without app.py: then the first visitor of a deep link goes through app.py here.
     """
-    if not st.session_state.pop("inside app", False):
+    name = st.session_state.pop("inside app", None)
+    if name is None:
         runpy.run_path(str(APP))
         st.stop()
+    if st.session_state.get("page") != name:
+        st.session_state["page"] = name
+        _pause()
     try:
         draw()
     except UserError as error:

@@ -338,6 +338,13 @@ def samples(config: RunConfig, arm: str, round_: int, rng: np.random.Generator) 
     return rows, coords
 
 
+def clusters(frame: pl.DataFrame) -> list[dict[str, object]]:
+    """Every cluster of SAMPLES as stage `select` describes it."""
+    center = (pl.col("role") == "center").sum().alias("center")
+    own = frame.drop_nulls("cluster").group_by("cluster").agg(pl.len().alias("size"), center, pl.col("distance").mean().alias("dispersion"))
+    return [{**row, "edge_share": None} for row in own.sort("cluster").to_dicts()]
+
+
 def controller(arm: str, round_: int, rows: list[dict[str, object]]) -> dict[str, object]:
     """The feedback loop's state; plain has no controller, so its edge share and temperature are null."""
     frame = pl.DataFrame(rows, infer_schema_length=None)
@@ -370,7 +377,7 @@ def controller(arm: str, round_: int, rows: list[dict[str, object]]) -> dict[str
         "edited_tokens": 610 if steers else None,
         "edit_reason": None if steers else "this arm does not edit",
         "clusterer": "hdbscan",
-        "clusters": [{"cluster": 0, "size": 13, "center": 7, "dispersion": 0.4, "edge_share": None}],
+        "clusters": clusters(frame),
         "quotas": [],
         "flow": flow,
         "reason": None if steers else "this arm picks at random",

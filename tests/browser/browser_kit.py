@@ -9,8 +9,9 @@ import time
 import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 ROOT = Path(__file__).resolve().parents[2]
 READY = "[data-testid='stApp'][data-test-connection-state='CONNECTED']"
@@ -55,6 +56,16 @@ class Server:
     def open(self, page: Page, path: str) -> Page:
         """Go to an address and wait until the page stands."""
         page.goto(f"http://127.0.0.1:{self.port}/{path}")
-        page.wait_for_selector(READY, timeout=30_000)
-        page.wait_for_selector(IDLE, timeout=30_000)
+        page.wait_for_selector(READY, timeout=60_000)
+        page.wait_for_selector(IDLE, timeout=60_000)
         return page
+
+
+def plot_box(page: Page, key: str) -> Any:
+    """Where a chart's drawing area is, once it takes the mouse."""
+    plot = page.locator(f".st-key-{key} .nsewdrag").first
+    expect(plot).to_be_visible(timeout=60_000)
+    page.wait_for_timeout(1500)
+    box = plot.bounding_box()
+    assert box is not None
+    return box

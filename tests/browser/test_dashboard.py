@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import re
-from typing import Any
 
 import pytest
-from browser_kit import Server
+from browser_kit import Server, plot_box
 from make_run import HOSTILE, make_run
-from playwright.sync_api import Browser, Page, expect
+from playwright.sync_api import Browser, expect
 
 from dces_core.ui.text import visible
 
@@ -61,16 +60,6 @@ def test_every_page_in_both_themes(server: Server, browser: Browser) -> None:
             assert page.get_by_test_id("stApp").evaluate("node => getComputedStyle(node).backgroundColor") == ground
         context.close()
     assert server.foreign == []
-
-
-def plot_box(page: Page, key: str) -> Any:
-    """Where a chart's drawing area is, once it takes the mouse."""
-    plot = page.locator(f".st-key-{key} .nsewdrag").first
-    expect(plot).to_be_visible(timeout=20_000)
-    page.wait_for_timeout(1500)
-    box = plot.bounding_box()
-    assert box is not None
-    return box
 
 
 def test_a_selection_on_the_map_shows_its_texts(server: Server, browser: Browser) -> None:
