@@ -23,7 +23,7 @@ test: install-dev browser ## everything that the tests need, then lint, types an
 
 check: install-dev ## lint, types and the fast tests, under 2 minutes
 	@$(MAKE) --no-print-directory lint types
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist loadfile -m "not slow and not browser"
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --dist worksteal -m "not slow and not browser"
 
 lint: ## ruff: format and rules
 	$(VENV)/bin/ruff format --check .

@@ -95,6 +95,7 @@ def test_a_failed_run_exits_1_with_the_reason(recipe: str, monkeypatch: pytest.M
     assert "nothing to resume" in refused(capfd, "resume", run.id)
 
 
+@pytest.mark.slow
 def test_launch_ls_stop_resume(recipe: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     fake_rounds_in_workers(monkeypatch, tmp_path, "sleep")
     run = Run(Path(output(capfd, "launch", recipe).strip()))

@@ -47,6 +47,7 @@ def test_a_run_is_started_done_and_not_resumed(home: Path, monkeypatch: pytest.M
     assert not run.path.exists() and store.discover(recorded=False) == []
 
 
+@pytest.mark.slow
 def test_stop_and_resume(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_rounds_in_workers(monkeypatch, home, "sleep")
     run = launch.launch(make_config(home))
@@ -66,6 +67,7 @@ def test_stop_and_resume(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wait_for(lambda: launch.state(run) == "done")
 
 
+@pytest.mark.slow
 def test_a_worker_that_ignores_the_stop_file_gets_sigterm(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_rounds_in_workers(monkeypatch, home, "deaf")
     run = launch.launch(make_config(home))
@@ -87,6 +89,7 @@ def test_a_killed_worker_is_lost_and_resumes(home: Path, monkeypatch: pytest.Mon
     wait_for(lambda: launch.state(run) == "done")
 
 
+@pytest.mark.slow
 def test_a_second_launch_queues_behind_the_first(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_rounds_in_workers(monkeypatch, home, "sleep")
     first = launch.launch(make_config(home))

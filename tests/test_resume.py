@@ -162,6 +162,7 @@ def test_fine_tuned_start_and_accumulated_data_go_on_too(tmp_path: Path) -> None
     cut_and_go_on(two, one, [(0, SHARED, "train"), (2, "dces", "select"), (2, "dces", "train")])
 
 
+@pytest.mark.slow
 def test_a_real_architecture_goes_on_bit_by_bit(tmp_path: Path) -> None:
     """gpt2 has dropout: the noise of training must not depend on what ran before in the process."""
     model = str(tiny.folder("gpt2"))
@@ -170,6 +171,7 @@ def test_a_real_architecture_goes_on_bit_by_bit(tmp_path: Path) -> None:
     cut_and_go_on(two, one, [(1, "dces", "train"), (2, "dces", "train")])
 
 
+@pytest.mark.slow
 def test_maps_are_the_same_after_an_interruption_and_leave_torch_its_threads(tmp_path: Path) -> None:
     import torch
 
@@ -229,6 +231,7 @@ def kill_in(process: subprocess.Popen[bytes], run: Run, where: tuple[int, str, s
     process.wait()
 
 
+@pytest.mark.slow
 def test_kill_9_at_several_moments_and_dces_resume(whole: Run, tmp_path: Path) -> None:
     environ, directory, recipe = environment(tmp_path), tmp_path / "runs" / "killed", tmp_path / "recipe.toml"
     recipe.write_text(toml(whole.config.model_dump(mode="json")), encoding="utf-8")

@@ -29,6 +29,7 @@ def training(run: Run, arm: str, round_: int) -> pl.DataFrame:
     return run.stage(round_, arm, "select").frame("training")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_every_architecture_goes_through_two_rounds_by_the_same_code(family: str, tmp_path: Path) -> None:
     arms = ["plain", "dces", *(["dces-targets"] if family == "qwen3" else [])]
@@ -252,6 +253,7 @@ def test_every_regime_from_every_start(regime: str, init: str, round0: str, tmp_
     assert len(set(examples.values())) == 1, "every arm trains on as many"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decoding", ["sample", "beam"])
 @pytest.mark.parametrize(("init", "round0"), STARTS)
 def test_a_network_from_every_start_and_by_beam_search(init: str, round0: str, decoding: str, tmp_path: Path) -> None:
@@ -293,6 +295,7 @@ def test_weights_that_are_kept(keep: str, kept: list[int], tmp_path: Path) -> No
     assert contents(run) == before
 
 
+@pytest.mark.slow
 def test_arms_do_not_influence_each_other(everything: Run, tmp_path: Path) -> None:
     alone = finished(tmp_path, arms=["dces"], keep="all")
     columns = ["round", "test_set", "metric", "value"]
@@ -306,6 +309,7 @@ def test_the_same_seed_repeats_a_run_and_another_does_not(tmp_path: Path) -> Non
     assert not one.metrics().select("value").equals(other.metrics().select("value"))
 
 
+@pytest.mark.slow
 def test_a_model_that_says_nothing_gets_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Total collapse: every response is empty, or every response the same."""
     from dces_core.engines.base import Generation

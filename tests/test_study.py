@@ -223,6 +223,7 @@ def test_runs_are_deleted_when_their_unit_is_written(home: Path, whole: tuple[st
 # interruption -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", [(0, SHARED, "evaluate"), (1, "dces", "train"), (2, "dces", "evaluate")], ids=str)
 def test_a_stopped_unit_goes_on(home: Path, whole: tuple[str, Output], where: tuple[int, str, str]) -> None:
     work, said = work_on(whole[0], home / "out")
@@ -275,6 +276,7 @@ def test_a_directory_that_was_never_a_run_is_replaced(home: Path, whole: tuple[s
     assert [path.name for path in (home / "out" / "units" / "seed-0").iterdir()] == ["plain"]
 
 
+@pytest.mark.slow
 def test_another_machine_makes_only_what_is_missing(home: Path, whole: tuple[str, Output], monkeypatch: pytest.MonkeyPatch) -> None:
     first = do(whole[0], home / "out", "plain/0", "*/1")
     times = {unit.path: (unit.path / "unit.json").stat().st_mtime_ns for unit in first.units()}

@@ -78,6 +78,7 @@ def test_ctrl_c_and_the_stop_file_stop(run: Run, monkeypatch: pytest.MonkeyPatch
     assert worker.run_foreground(run) == "stopped"
 
 
+@pytest.mark.slow
 def test_a_second_worker_is_refused_and_changes_nothing(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     run.write_status({"state": "running"})
     with FileLock(run.lock_path):
