@@ -241,6 +241,7 @@ def check_regime(run: Run) -> None:
 STARTS = [(init, round0) for init in ("previous", "base") for round0 in ("asis", "finetune")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("regime", REGIMES)
 @pytest.mark.parametrize(("init", "round0"), STARTS)
 def test_every_regime_from_every_start(regime: str, init: str, round0: str, tmp_path: Path) -> None:
