@@ -202,3 +202,29 @@ def test_a_tiny_model_is_the_same_wherever_it_is_built(name: str, cache: Path, m
     torch.manual_seed(6)
     assert (Path(models.resolve(name)) / "model.safetensors").read_bytes() == first
     assert {row["name"] for row in models.ls()} == {models.DEFAULT, name}
+
+
+@pytest.mark.slow
+def test_a_hub_id_is_loaded_from_the_hub_layout(tmp_path: Path) -> None:
+    """What a download leaves behind: blobs by commit below models--OWNER--NAME. Nothing is fetched here."""
+    import tiny
+    import tomli_w
+    from small import small_config
+
+    from dces_core.store import Run
+
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    home = tmp_path / "hub" / "models--facebook--opt-125m"
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(commit, encoding="utf-8")
+    shutil.copytree(tiny.folder("opt"), home / "snapshots" / commit)
+    config = small_config(tmp_path, engine="hf", model="facebook/opt-125m", device="cpu", arms=["plain", "dces"], rounds=1)
+    recipe = tmp_path / "hub.toml"
+    recipe.write_text(tomli_w.dumps(config.model_dump(mode="json", exclude_none=True)), encoding="utf-8")
+    env = {**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1", "DCES_RUNS": str(tmp_path / "runs")}
+    done = subprocess.run(
+        [sys.executable, "-m", "dces_core.cli", "run", str(recipe)], env=env, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    run = Run(Path(done.stdout.splitlines()[-1]))
+    assert run.finished("dces") == [0, 1] and run.config.model == "facebook/opt-125m"
