@@ -79,6 +79,7 @@ def interrupt(patch: pytest.MonkeyPatch, where: tuple[int, str, str], early: boo
     patch.setattr(rounds.Lab, "do", do)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", STEPS, ids=str)
 def test_an_interruption_in_any_stage(whole: Run, where: tuple[int, str, str], tmp_path: Path) -> None:
     run = copied(whole, tmp_path)

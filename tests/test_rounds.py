@@ -215,6 +215,7 @@ SWITCHES: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", SWITCHES, ids=str)
 def test_every_switch_runs(changes: dict[str, Any], tmp_path: Path) -> None:
     run = finished(tmp_path, arms=["plain", "dces", *(["dces-targets"] if "edit" in changes else [])], **changes)

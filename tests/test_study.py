@@ -171,6 +171,7 @@ def test_round_0_may_have_its_own_epochs_and_learning_rate() -> None:
 # units ------------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_unit_has_the_figures_of_an_ordinary_run(whole: tuple[str, Output], tmp_path: Path) -> None:
     base = load_study(whole[0]).base.model_dump(mode="json")
     run = finished(tmp_path, **{**base, "arms": ARMS, "seed": 1})
@@ -211,6 +212,7 @@ def test_the_first_stages_of_a_seed_are_made_once(whole: tuple[str, Output], mon
     assert not list(workshop.path.glob("seed-*/.shared")), "the seed is complete"
 
 
+@pytest.mark.slow
 def test_runs_are_deleted_when_their_unit_is_written(home: Path, whole: tuple[str, Output]) -> None:
     output = do(whole[0], home / "out", "*/0")
     workshop = Workshop("small")
@@ -240,6 +242,7 @@ def test_a_stopped_unit_goes_on(home: Path, whole: tuple[str, Output], where: tu
     assert len(said) == 2 if where[1] == "dces" else said
 
 
+@pytest.mark.slow
 def test_a_failed_unit_does_not_keep_the_others_from_being_made(home: Path, whole: tuple[str, Output]) -> None:
     work, said = work_on(whole[0], home / "out")
     with pytest.MonkeyPatch.context() as patch:
@@ -336,6 +339,7 @@ def test_a_damaged_unit_is_refused(home: Path, whole: tuple[str, Output]) -> Non
         Output(home / "out").units()
 
 
+@pytest.mark.slow
 def test_one_seed_is_made_on_one_type_of_processor(home: Path, whole: tuple[str, Output], monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = whole[0], home / "out"
     do(path, out, "plain/0")
