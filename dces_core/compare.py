@@ -16,7 +16,7 @@ from dces_core.arms import ARMS
 from dces_core.errors import UserError
 
 #: Compared as ratios: their logarithm is averaged, so the mean is geometric and the difference a log ratio.
-LOG_METRICS = frozenset({"ppl", "self_ppl", "ref_ppl"})
+LOG_METRICS = frozenset({"ppl", "self_ppl", "ref_ppl", "trained_ref_ppl"})
 #: With fewer seeds an interval promises more than it can hold: the points stand alone.
 LEAST_SEEDS = 5
 #: The same distribution as plain by another draw: its differences are the noise floor, so it comes first.

@@ -48,8 +48,8 @@ class Data(Section):
     train: str = Field("everyday", description="Real training split: `everyday` (shipped) or a path.")
     tests: dict[str, str] = Field(
         SHIPPED_TESTS,
-        description="Test sets by name: `everyday`, `passages` or a path; one's own come on top of these two. "
-        "An empty path switches a set off.",
+        description="Test sets by name: `everyday`, `passages`, a path, or `$NAME`, an environment variable that holds one; one's own come "
+        "on top of these two. An empty path switches a set off.",
     )
     probes: str = Field("everyday", description="Prompts to watch in every round: `everyday` or a path.")
     instruction: Annotated[str, Field(max_length=500)] = Field(

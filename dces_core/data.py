@@ -8,7 +8,9 @@ and Parquet are read in this way; a `.txt` file is continuation text, cut into b
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,6 +97,12 @@ def cap(corpus: Corpus, config: RunConfig) -> Corpus:
     return Corpus(corpus.name, corpus.kind, [corpus.pairs[i] for i in sorted(order[:limit])], corpus.skipped)
 
 
+def fingerprint(corpus: Corpus) -> dict[str, Any]:
+    """What a set holds, without saying where it lies: rows and a sha256 over their texts."""
+    body = json.dumps([[pair.prompt, pair.reference] for pair in corpus.pairs])
+    return {"rows": len(corpus.pairs), "sha256": hashlib.sha256(body.encode()).hexdigest()}
+
+
 def blocks_of(lines: Iterable[str]) -> Iterator[str]:
     """Cut running text into blocks of at most BLOCK_WORDS words, in order, nothing left out.
 
@@ -139,7 +147,17 @@ def _load(name: str, field: str, value: str, split: str) -> Corpus:
     if value == "passages":
         rows = list(_jsonl(_shipped("passages"), field, (*COLUMNS, "split")))
         return _corpus(name, field, [row for row in rows if row[1]["split"] == split])
-    return _corpus(name, field, list(_rows(Path(value), field)))
+    return _corpus(name, field, list(_rows(_path(value, field), field)))
+
+
+def _path(value: str, field: str) -> Path:
+    """A path as it is, or, of "$NAME", what the environment variable NAME says: settings then name no path of one machine."""
+    if not value.startswith("$"):
+        return Path(value)
+    found = os.environ.get(value[1:])
+    if not found:
+        raise UserError(f"{field} needs the environment variable {value[1:]}; set it to the path of a text, or set the field to ''.")
+    return Path(found)
 
 
 def _corpus(name: str, field: str, rows: list[tuple[str, Row]]) -> Corpus:

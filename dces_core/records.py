@@ -72,6 +72,24 @@ PROBES: dict[str, pl.DataType] = {
     "mode": pl.String(),  # greedy | sampled
     "text": pl.String(),
     "loop": pl.Boolean(),
+    "frozen_logprob": pl.Float64(),  # mean log-probability per token under the frozen M_0, nats; null for an empty answer
+}
+
+#: What the model would say first to each watched prompt: its likeliest next tokens at temperature 1.
+NEXT_TOKENS: dict[str, pl.DataType] = {
+    "arm": pl.String(),
+    "round": pl.Int32(),
+    "prompt_id": pl.String(),
+    "rank": pl.Int32(),  # 1: the likeliest
+    "token": pl.String(),  # as it is written
+    "probability": pl.Float64(),
+}
+
+#: Histogram of the next-token entropy: bins of metrics.probability.ENTROPY_BIN nats, the last one open. Empty bins are left out.
+ENTROPY: dict[str, pl.DataType] = {
+    "test_set": pl.String(),  # empty for the model's own text
+    "bin": pl.Int32(),
+    "n": pl.Int64(),
 }
 
 #: Generations for the evaluation prompts: what the text statistics of a round were computed on.
@@ -84,6 +102,7 @@ GENERATIONS: dict[str, pl.DataType] = {
     "tokens": pl.Int32(),
     "ended": pl.Boolean(),
     "logprob": pl.Float64(),
+    "frozen_logprob": pl.Float64(),  # under the frozen M_0
     "loop": pl.Boolean(),
     "rep_4": pl.Float64(),
     "bertscore_f1": pl.Float64(),
@@ -99,17 +118,19 @@ CONTROLLER: dict[str, pl.DataType] = {
     "text": pl.String(),
 }
 
-#: Study: what the models of round 0 and of the last round wrote for the evaluation prompts.
+#: Study: what the model of every round wrote for the evaluation prompts.
 TEXTS: dict[str, pl.DataType] = {
     "arm": pl.String(),
     "seed": pl.Int64(),
     "round": pl.Int32(),
     "prompt_id": pl.String(),
-    "prompt": pl.String(),
     "text": pl.String(),
     "tokens": pl.Int32(),
     "ended": pl.Boolean(),
+    "logprob": pl.Float64(),
+    "frozen_logprob": pl.Float64(),
     "loop": pl.Boolean(),
+    "bertscore_f1": pl.Float64(),
 }
 
 TABLES = {
@@ -119,6 +140,8 @@ TABLES = {
     "metrics": METRICS,
     "reliability": RELIABILITY,
     "probes": PROBES,
+    "next_tokens": NEXT_TOKENS,
+    "entropy": ENTROPY,
     "generations": GENERATIONS,
     "controller": CONTROLLER,
     "texts": TEXTS,

@@ -49,7 +49,7 @@ def round_zero(lab: Lab) -> tuple[Stage | None, Stage]:
 
     def evaluate(draft: Draft, progress: Progress) -> None:
         lab.load(start)
-        write_evaluation(lab, SHARED, 0, None, draft, progress)
+        write_evaluation(lab, SHARED, 0, None, None, draft, progress)
 
     return start, lab.do(0, SHARED, "evaluate", [start] if start else [], evaluate)
 
@@ -99,7 +99,7 @@ def one_round(
 
     def evaluate(draft: Draft, progress: Progress) -> None:
         lab.load(weights)
-        write_evaluation(lab, name, round_, first, draft, progress)
+        write_evaluation(lab, name, round_, first, select, draft, progress)
 
     lab.do(round_, name, "evaluate", [weights, first], evaluate)
     forget(lab, name, round_)

@@ -202,11 +202,18 @@ class Run:
 
     def probes(self) -> pl.DataFrame:
         """PROBES of all finished rounds; round 0 repeats under each arm."""
+        return self._of_all_rounds("probes")
+
+    def next_tokens(self) -> pl.DataFrame:
+        """NEXT_TOKENS of all finished rounds; round 0 repeats under each arm."""
+        return self._of_all_rounds("next_tokens")
+
+    def _of_all_rounds(self, name: str) -> pl.DataFrame:
         parts = []
         for arm in self.config.arms:
             for round_ in self.finished(arm):
-                parts.append(self.of(round_, arm, "evaluate").frame("probes").with_columns(pl.lit(arm).alias("arm")))
-        return pl.concat([table("probes", []), *parts])
+                parts.append(table(name, self.of(round_, arm, "evaluate").frame(name).with_columns(pl.lit(arm).alias("arm"))))
+        return pl.concat([table(name, []), *parts])
 
     def generations(self, arm: str, round_: int) -> pl.DataFrame:
         """GENERATIONS of one evaluation."""
@@ -215,6 +222,10 @@ class Run:
     def reliability(self, arm: str, round_: int) -> pl.DataFrame:
         """RELIABILITY of one evaluation."""
         return self.of(round_, arm, "evaluate").frame("reliability")
+
+    def entropy(self, arm: str, round_: int) -> pl.DataFrame:
+        """ENTROPY of one evaluation."""
+        return self.of(round_, arm, "evaluate").frame("entropy")
 
     def controller(self, arm: str, round_: int) -> dict[str, Any]:
         """The feedback loop's state in one round: signal, set-point, error, edge share, quotas, counts, reasons."""
@@ -258,7 +269,8 @@ class Run:
 
 
 KEPT_IN_RECORDS = (
-    "samples", "coords", "frame", "facts", "metrics", "reliability", "probes", "generations", "controller", "parameters", "loss",
+    "samples", "coords", "frame", "facts", "metrics", "reliability", "entropy", "probes", "next_tokens", "generations",
+    "controller", "parameters", "loss",
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 from filelock import FileLock, Timeout
 from pydantic import Field, model_validator
 
-from dces_core import estimate, launch, machine
+from dces_core import data, estimate, launch, machine
 from dces_core.arms import ARMS
 from dces_core.compare import Budget
 from dces_core.config import NAME, SHIPPED, ArmName, RunConfig, Section, load_recipe, validate
@@ -153,6 +153,7 @@ def do_study(work: Work, only: Sequence[str] = ()) -> launch.State:
     study, workshop = work.study, Workshop(work.study.config.name)
     done = work.finished(study.places())
     missing = [place for place in study.places(only) if place not in done]
+    refuse_other_tests(study, done.values())
     if not work.mixed_cpus:
         refuse_mixed_cpus(study, done.values(), missing, workshop)
     work.output.write_study(study.config.model_dump(mode="json"), study.base)
@@ -248,9 +249,27 @@ def unit_facts(run: Run, mixed_cpus: bool) -> dict[str, Any]:
         "cpu": cpu_type(manifest.get("cpu") or {}, run.threads, config),
         "device": run.status().get("device"),
         "mixed_cpus": mixed_cpus,
+        "tests": tests_of(config),
         "seconds": round(sum(spans), 3),
         "budget": _budget(run),
     }
+
+
+def tests_of(config: RunConfig) -> dict[str, Any]:
+    """What the test sets hold: a path or an environment variable does not say it."""
+    return {name: data.fingerprint(corpus) for name, corpus in data.load_tests(config).items()}
+
+
+def refuse_other_tests(study: Study, done: Iterable[Unit]) -> None:
+    """Raise UserError where a finished unit was measured on other texts than this machine has."""
+    here = tests_of(study.base)
+    for unit in done:
+        for name, facts in unit.facts["tests"].items():
+            if facts != here[name]:
+                raise UserError(
+                    f"data.tests.{name} = {study.base.data.tests[name]!r} holds other text here than for the unit {unit.arm}/{unit.seed}, "
+                    f"which had {facts['rows']} rows with sha256 {facts['sha256'][:12]}...; give it the same file."
+                )
 
 
 def _budget(run: Run) -> dict[str, Any]:

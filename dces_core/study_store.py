@@ -2,7 +2,7 @@
 
     OUT/                          goes from machine to machine: tables only
       study.json                  the study and its recipe, resolved
-      units/seed-0/plain/         metrics, probes, controller and texts as .parquet; unit.json, written last
+      units/seed-0/plain/         TABLES as .parquet; unit.json, written last
     runs/studies/NAME/            stays on one machine
       worker.lock                 one `dces study` at a time
       seed-0/plain/               an ordinary run, deleted once its unit is written
@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +30,7 @@ from dces_core.stage import read_json, sha256_of, sync, write_json
 from dces_core.store import SHARED, Run, recorded_root, runs_root
 
 SCHEMA_VERSION = 1
-TABLES = ("metrics", "probes", "controller", "texts")
+TABLES = ("metrics", "reliability", "entropy", "probes", "next_tokens", "controller", "texts")
 
 
 @dataclass(frozen=True)
@@ -143,15 +144,19 @@ def unit_tables(run: Run) -> dict[str, pl.DataFrame]:
     """TABLES of a finished one-arm run; all have the columns arm and seed."""
     (arm,), config = run.config.arms, run.config
     seed = pl.lit(config.seed, dtype=pl.Int64).alias("seed")
-    texts = [
-        run.generations(arm, round_).with_columns(pl.lit(arm).alias("arm"), seed, pl.lit(round_, dtype=pl.Int32).alias("round"))
-        for round_ in (0, config.rounds)
-    ]
+
+    def every(of: Callable[[str, int], pl.DataFrame]) -> pl.DataFrame:
+        own = pl.lit(arm).alias("arm")
+        return pl.concat([of(arm, r).with_columns(own, seed, pl.lit(r, dtype=pl.Int32).alias("round")) for r in run.finished(arm)])
+
     return {
         "metrics": run.metrics(),
+        "reliability": every(run.reliability),
+        "entropy": every(run.entropy),
         "probes": run.probes().with_columns(seed),
+        "next_tokens": run.next_tokens().with_columns(seed),
         "controller": table("controller", _controller_rows(run, arm)),
-        "texts": pl.concat([table("texts", frame) for frame in texts]),
+        "texts": table("texts", every(run.generations)),
     }
 
 

@@ -193,7 +193,24 @@ def test_unit_json_says_what_it_was_made_with(whole: tuple[str, Output]) -> None
     controller = unit.frame("controller").filter(pl.col("quantity") == "edge_share")
     assert controller["round"].to_list() == [1, 2] and controller["value"].is_finite().all()
     texts = unit.frame("texts")
-    assert sorted(texts["round"].unique()) == [0, 2] and texts["text"].is_not_null().all()
+    assert sorted(texts["round"].unique()) == [0, 1, 2] and texts["text"].is_not_null().all()
+    metrics = unit.frame("metrics")
+    assert unit.facts["tests"].keys() == set(metrics["test_set"]) - {""} and all(facts["rows"] for facts in unit.facts["tests"].values())
+    tokens = metrics.filter(metric="loss").select("round", "test_set", pl.col("n").cast(pl.Int64)).sort("round", "test_set")
+    counted = (
+        unit.frame("entropy")
+        .filter(pl.col("test_set") != "")
+        .group_by("round", "test_set")
+        .agg(pl.col("n").sum())
+        .sort("round", "test_set")
+    )
+    assert counted.equals(tokens), "every scored token is in one bin of the entropy histogram"
+    trained = metrics.filter(pl.col("metric").str.starts_with("trained_")).sort("round", "metric")
+    assert trained["value"].is_not_null().to_list() == [False, False, True, True, True, True]
+    assert set(trained.filter(round=0)["reason"]) == {"no generated text was trained on"}
+    first = unit.frame("next_tokens").filter(round=1).group_by("prompt_id", maintain_order=True).agg("rank", "probability")
+    assert all(ranks == sorted(ranks) for ranks in first["rank"].to_list())
+    assert all(mass == sorted(mass, reverse=True) and sum(mass) <= 1 for mass in first["probability"].to_list())
     for name in TABLES:
         assert set(unit.frame(name)["arm"]) == {"dces"} and set(unit.frame(name)["seed"]) == {1}
 
@@ -252,6 +269,22 @@ def test_a_failed_unit_does_not_keep_the_others_from_being_made(home: Path, whol
     assert "plain" in said[0] and "failed: cut" in said[0]
     assert do_study(work, ["*/0"]) == "done"
     assert hashes(work.output) == {place: files for place, files in hashes(whole[1]).items() if place[0] == 0}
+
+
+def test_a_text_of_ones_own_is_named_by_an_environment_variable_and_must_stay_the_same(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_study(home / "study", set={"data": {"tests": {"text": "$DCES_TEST_TEXT"}}}, seeds=[0], seeds_of={"random": [0]})
+    work, _ = work_on(path)
+    monkeypatch.delenv("DCES_TEST_TEXT", raising=False)
+    with pytest.raises(UserError, match=r"data.tests.text = '\$DCES_TEST_TEXT' needs the environment variable DCES_TEST_TEXT"):
+        do_study(work)
+    monkeypatch.setenv("DCES_TEST_TEXT", str(home / "text.txt"))
+    (home / "text.txt").write_text("The wind turned. " * 60, encoding="utf-8")
+    assert do_study(work, ["plain/0"]) == "done"
+    (unit,) = work.output.units()
+    assert "text" in set(unit.frame("metrics")["test_set"]) and "text.txt" not in (unit.path / "unit.json").read_text(encoding="utf-8")
+    (home / "text.txt").write_text("The tide went out. " * 60, encoding="utf-8")
+    with pytest.raises(UserError, match=r"data\.tests\.text = .* holds other text here than for the unit plain/0"):
+        do_study(work)
 
 
 def test_killed_between_the_run_and_its_unit(home: Path, whole: tuple[str, Output], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,6 +65,11 @@ class TokenScores:
     correct: NDArray[np.bool_]  # argmax equals target
     mass: NDArray[np.float32]  # (n_tokens, 3): probability mass of the top 1, 10, 100 tokens
 
+    def means(self, values: Floats, examples: int) -> NDArray[np.float64]:
+        """(examples,) mean of each example's token values; NaN without tokens."""
+        counts = np.bincount(self.example, minlength=examples)
+        return np.where(counts > 0, np.bincount(self.example, values, examples) / np.maximum(counts, 1), np.nan)
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -127,6 +132,9 @@ class LanguageModel(Protocol):
 
     def score(self, examples: list[Example], which: Which = "current", progress: Progress = silent) -> TokenScores:
         """Teacher-forced scores of all response tokens, in the order of `examples`."""
+
+    def next_tokens(self, prompts: list[list[int]], k: int) -> list[list[tuple[int, float]]]:
+        """Per prompt the k likeliest tokens after it, likeliest first, with their probability at temperature 1."""
 
     def divergence(self, examples: list[Example]) -> Floats:
         """KL(M_0 || M_current) in nats at every response position, concatenated."""

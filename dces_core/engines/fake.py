@@ -25,21 +25,18 @@ from safetensors.numpy import load_file, save_file
 from dces_core.config import Edit, Generate, Train, parse
 from dces_core.data import Pair, load_train
 from dces_core.engines.base import Example, Floats, Generation, Ints, Proposal, TokenScores, Which, silent
+from dces_core.engines.bigrams import UNKNOWN, Doubles, entropy_of, log, move, sample
 from dces_core.events import Progress
 
-Doubles = NDArray[np.float64]
 Ids = list[list[int]]
 PIECES = re.compile(r" ?\w+(?:['’]\w+)*| ?[^\w\s]|\s")
-END, START, UNKNOWN = 0, 1, 2
+END, START = 0, 1
 SPECIAL = ("<end>", "<start>", "<unk>")
 WORDS = 3000  # the likeliest pieces of the training split; rarer ones are <unk>
 BACKOFF = 0.1  # mass left to the unigram distribution, per kind of follower (1: Witten-Bell)
 UNIFORM = 0.01  # share of the unigram distribution that is uniform
 EMPTY = 0.03  # share of answers that are empty before any training, so that a gate has work
 PROMPT_BOOST = 6.0
-MAX_ROW = 0.98  # largest bigram mass of a row: no probability is ever zero
-RATE = 300.0  # how far one visit moves a row, per unit of learning rate
-UNIGRAM_RATE = 1.0  # the same for the unigram distribution
 CHUNK = 256  # probability rows in memory at once
 MASS_AT = (1, 10, 100)
 
@@ -177,8 +174,8 @@ class FakeModel:
         active = list(range(len(prompts)))
         for step in range(settings.max_new_tokens):
             rows = self._probabilities(weights, [last[i] for i in active], [boosts[i] for i in active])
-            drawn = _sample(rows, uniforms[active, step], settings.temperature, top_k, settings.top_p)
-            entropy = _entropy(rows)
+            drawn = sample(rows, uniforms[active, step], settings.temperature, top_k, settings.top_p)
+            entropy = entropy_of(rows)
             for row, i in enumerate(active):
                 last[i] = int(drawn[row])
                 if last[i] != END:
@@ -197,7 +194,7 @@ class FakeModel:
         found: list[tuple[float, bool, list[int], list[tuple[float, float]]]] = []
         for step in range(1, settings.max_new_tokens + 1):
             rows = self._probabilities(self._current, [[*prompt, *ids][-1] for _, ids, _ in live], [boost] * len(live))
-            entropy, own = _entropy(rows), np.where(rows > 0, _log(rows), -np.inf)
+            entropy, own = entropy_of(rows), np.where(rows > 0, log(rows), -np.inf)
             own[:, UNKNOWN] = -np.inf
             total = (own + np.array([beam[0] for beam in live])[:, None]).ravel()
             best = np.argpartition(-total, min(2 * width, len(total)) - 1)[: 2 * width]
@@ -228,7 +225,7 @@ class FakeModel:
             top = -np.partition(-rows, min(MASS_AT[-1], rows.shape[1] - 1), axis=1)[:, : MASS_AT[-1]]
             cumulative = np.cumsum(-np.sort(-top, axis=1), axis=1)
             mass = np.stack([cumulative[:, min(k, cumulative.shape[1]) - 1] for k in MASS_AT], axis=1)
-            parts.append([np.log(rows[at, targets]), _entropy(rows), cumulative[:, 0], rows.argmax(axis=1) == targets, mass])
+            parts.append([np.log(rows[at, targets]), entropy_of(rows), cumulative[:, 0], rows.argmax(axis=1) == targets, mass])
             done += len(targets)
             progress(done, total)
         columns = [np.concatenate(column) for column in zip(*parts, strict=True)] if parts else [np.zeros(0)] * 4 + [np.zeros((0, 3))]
@@ -243,10 +240,15 @@ class FakeModel:
             mass=mass.astype(np.float32),
         )
 
+    def next_tokens(self, prompts: Ids, k: int) -> list[list[tuple[int, float]]]:
+        """See LanguageModel."""
+        rows = self._probabilities(self._current, [prompt[-1] for prompt in prompts], [_boost(prompt) for prompt in prompts])
+        return [[(int(token), float(row[token])) for token in np.argsort(-row, kind="stable")[:k]] for row in rows]
+
     def divergence(self, examples: list[Example]) -> Floats:
         """See LanguageModel."""
         pairs = zip(self._chunks(self._frozen, examples), self._chunks(self._current, examples), strict=True)
-        parts = [np.einsum("ij,ij->i", p, _log(p) - _log(q)) for (_, p), (_, q) in pairs]
+        parts = [np.einsum("ij,ij->i", p, log(p) - log(q)) for (_, p), (_, q) in pairs]
         return np.maximum(np.concatenate(parts), 0).astype(np.float32) if parts else np.zeros(0, np.float32)
 
     def resample(self, examples: list[Example], settings: Edit, temperature: float, uniforms: list[Doubles]) -> list[Proposal]:
@@ -259,7 +261,7 @@ class FakeModel:
             probability[part] = rows[at, targets]
             if settings.exclude_original:
                 rows[at, targets] = 0
-            drawn[part] = _sample(rows, noise[part], temperature, settings.top_k, 1.0)
+            drawn[part] = sample(rows, noise[part], temperature, settings.top_k, 1.0)
             done += len(targets)
         ends = np.cumsum([len(example.response) for example in examples])[:-1]
         split = zip(np.split(probability, ends), np.split(drawn, ends), strict=True) if examples else []
@@ -279,7 +281,7 @@ class FakeModel:
             kept = logprob <= (np.log(settings.tce_gamma) if settings.loss == "truncated" else 0)
             losses.append(float((-logprob[kept]).sum()) / max(len(targets), 1))
             lr = settings.lr * (1 - step / len(batches) if settings.schedule == "linear" else 1)
-            _move(rows, unigram, lefts[kept].tolist(), targets[kept].tolist(), lr)
+            move(rows, unigram, lefts[kept].tolist(), targets[kept].tolist(), lr)
             self._current = Weights(
                 {v: (tokens, mass.astype(np.float32)) for v, (tokens, mass) in rows.items()}, unigram.astype(np.float32)
             )
@@ -290,7 +292,7 @@ class FakeModel:
         if not example.soft:
             return example
         rows = np.concatenate([part for _, part in self._chunks(self._frozen, [example])])
-        drawn = _sample(rows, rng.random(len(rows)), example.soft.temperature, example.soft.top_k, 1.0)
+        drawn = sample(rows, rng.random(len(rows)), example.soft.temperature, example.soft.top_k, 1.0)
         wanted = set(example.soft.positions)
         return replace(example, labels=[int(drawn[i]) if i in wanted else token for i, token in enumerate(example.response)])
 
@@ -350,51 +352,3 @@ def _targets(example: Example) -> list[int]:
     targets = example.response if example.labels is None else example.labels
     assert len(targets) == len(example.response)
     return targets
-
-
-def _sample(rows: Doubles, uniforms: Doubles, temperature: float, top_k: int, top_p: float) -> Ints:
-    """One token per row (n, vocabulary): temperature, then top-k, then top-p, inverted in order of probability. Never <unk>."""
-    n, vocabulary = rows.shape
-    key = rows * (1 - 1e-12 * np.arange(vocabulary))  # the smaller id first where probabilities are equal
-    key[:, UNKNOWN] = 0
-    order = np.argsort(-key, axis=1)
-    if top_k:
-        order = order[:, :top_k]
-    weights = np.take_along_axis(key, order, axis=1) ** (1 / temperature)
-    weights /= weights.sum(axis=1, keepdims=True)
-    cumulative = np.cumsum(weights, axis=1)
-    kept = ((cumulative - weights < top_p) & (weights > 0)).sum(axis=1)
-    target = uniforms * cumulative[np.arange(n), kept - 1]
-    index = np.minimum((cumulative <= target[:, None]).sum(axis=1), kept - 1)
-    drawn: Ints = order[np.arange(n), index].astype(np.int64)
-    return drawn
-
-
-def _log(rows: Doubles) -> Doubles:
-    """Logarithm with log 0 = 0, for use under a factor of 0."""
-    return np.log(np.where(rows > 0, rows, 1))
-
-
-def _entropy(rows: Doubles) -> Doubles:
-    """Entropy of each row, nats."""
-    return -(rows * _log(rows)).sum(axis=1)  # type: ignore[no-any-return]
-
-
-def _move(rows: dict[int, tuple[Ints, Doubles]], unigram: Doubles, lefts: list[int], targets: list[int], lr: float) -> None:
-    """One step, in place: each row that was met moves towards what followed there, the further the more often it was met."""
-    seen: dict[int, Counter[int]] = defaultdict(Counter)
-    for left, target in zip(lefts, targets, strict=True):
-        seen[left][target] += 1
-    for left, row in seen.items():
-        old, old_mass = rows.get(left, (np.zeros(0, np.int64), np.zeros(0)))
-        keep = np.exp(-RATE * lr * row.total())
-        new = np.array(list(row), np.int64)
-        tokens = np.union1d(old, new)
-        mass = np.zeros(len(tokens))
-        mass[np.searchsorted(tokens, old)] = keep * old_mass
-        mass[np.searchsorted(tokens, new)] += (1 - keep) * np.array(list(row.values())) / row.total()
-        rows[left] = (tokens, mass * min(1, MAX_ROW / mass.sum()))
-    if targets:
-        keep = np.exp(-UNIGRAM_RATE * lr * len(targets))
-        unigram *= keep
-        unigram += (1 - keep) * np.bincount(targets, minlength=len(unigram)) / len(targets)

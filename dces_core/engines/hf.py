@@ -231,6 +231,10 @@ class HFModel:
         """See LanguageModel."""
         return self._teacher(which).score(examples, progress)
 
+    def next_tokens(self, prompts: list[list[int]], k: int) -> list[list[tuple[int, float]]]:
+        """See LanguageModel."""
+        return self._teacher("current").next_tokens(prompts, k)
+
     def divergence(self, examples: list[Example]) -> Floats:
         """See LanguageModel."""
         return divergence(self._teacher("frozen"), self._teacher("current"), examples, self._seen)

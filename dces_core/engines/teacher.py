@@ -117,6 +117,18 @@ class Teacher:
         return _gather(examples, parts)
 
     @torch.inference_mode()
+    def next_tokens(self, prompts: list[list[int]], k: int) -> list[list[tuple[int, float]]]:
+        """See LanguageModel.next_tokens."""
+        out: list[list[tuple[int, float]]] = [[] for _ in prompts]
+        examples = [Example(prompt, [0]) for prompt in prompts]  # a response of any one token: what predicts it is asked for
+        for batch in batches(examples):
+            for part, logits in self.logits(self.hidden([examples[i] for i in batch])):
+                likeliest = logits.softmax(-1).topk(min(k, logits.shape[1]))
+                for i, ids, mass in zip(batch[part], likeliest.indices.tolist(), likeliest.values.tolist(), strict=True):
+                    out[i] = list(zip(ids, mass, strict=True))
+        return out
+
+    @torch.inference_mode()
     def resample(self, examples: list[Example], settings: Edit, temperature: float, uniforms: list[NDArray[np.float64]]) -> list[Proposal]:
         """See LanguageModel.resample."""
         out: list[Proposal | None] = [None] * len(examples)

@@ -15,6 +15,7 @@ from dces_core.metrics.value import Value, mean, rate, undefined
 
 UNITS_PER_TEXT = 24  # pooled statistics read 24 units per text on average, so that short pools still fill the budget
 NO_GENERATED_TOKENS = "the texts have no tokens"
+NOTHING_TRAINED = "no generated text was trained on"
 
 
 def real_text_values(
@@ -86,6 +87,13 @@ def generated_text_values(
         "length": mean(token_counts, text.NO_TEXTS),
         "ended_rate": rate(sum(map(bool, ended)), len(ended), text.NO_TEXTS),
     }
+
+
+def trained_text_values(texts: Sequence[str], frozen_logprob: ArrayLike) -> dict[str, Value]:
+    """Every metric of the generated text that a round trained on, edits included; `frozen_logprob`: one per token, nats."""
+    if not len(texts):
+        return dict.fromkeys(("trained_ref_ppl", "trained_loop_rate"), undefined(NOTHING_TRAINED))
+    return {"trained_ref_ppl": probability.perplexity(frozen_logprob, NO_GENERATED_TOKENS), "trained_loop_rate": text.loop_rate(texts)}
 
 
 def pool_budget(texts: int) -> int:

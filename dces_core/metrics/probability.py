@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from dces_core.engines.base import TokenScores
 
 ECE_BINS = 15
+ENTROPY_BIN, ENTROPY_BINS = 0.5, 24  # nats; width and number of the bins of an entropy histogram
 HEAD, MIDDLE, TAIL = 0, 1, 2
 BINS = ("head", "middle", "tail")
 BIN_MASS = (0.5, 0.9)  # head: the types that cover the first 50% of all tokens; middle: up to 90%; tail: the rest
@@ -131,6 +132,12 @@ def spread_values(scores: TokenScores) -> dict[str, Value]:
     entropy = mean(scores.entropy, NO_TOKENS)
     masses = {f"topk_mass_{k}": mean(scores.mass[:, column], NO_TOKENS) for column, k in enumerate(TOP_K)}
     return {"entropy_real": entropy, "effective_vocabulary": _exponential(entropy), **masses}
+
+
+def entropy_histogram(entropy: NDArray[np.float32], test_set: str) -> list[dict[str, Any]]:
+    """Tokens by their entropy, as records.ENTROPY rows: bins of ENTROPY_BIN nats, the last one open upwards, empty ones left out."""
+    bins = np.minimum(entropy / ENTROPY_BIN, ENTROPY_BINS - 1).astype(np.int64)
+    return [{"test_set": test_set, "bin": int(bin_), "n": int(n)} for bin_, n in zip(*np.unique(bins, return_counts=True), strict=True)]
 
 
 def gain_kept(ppl_base: float | None, ppl_t: float | None, ppl_0: float | None, n: int) -> Value:

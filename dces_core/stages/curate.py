@@ -33,8 +33,8 @@ def write_reference(lab: Lab, pool: Stage, draft: Draft, progress: Progress) -> 
     examples = [lab.example(lab.train, pair) for pair in lab.train.pairs]
     examples = [Example(example.prompt, example.response[:limit]) for example in examples]
     scores = lab.engine.score(examples, "frozen", progress)
-    logprob = _means(scores.example, scores.logprob, len(examples))
-    entropy = _means(scores.example, scores.entropy, len(examples))
+    logprob = scores.means(scores.logprob, len(examples))
+    entropy = scores.means(scores.entropy, len(examples))
     texts = [lab.engine.decode(example.response) for example in examples]
     first = pool.frame("pool")
     reference = measure_reference(
@@ -78,7 +78,7 @@ def write_selection(
 def mean_logprob(lab: Lab, examples: list[Example]) -> NDArray[np.float64]:
     """(len(examples),) mean log-probability under the frozen M_0, nats per token; NaN for an empty response."""
     scores = lab.engine.score(examples, "frozen")
-    return _means(scores.example, scores.logprob, len(examples))
+    return scores.means(scores.logprob, len(examples))
 
 
 def entropy_real(lab: Lab, which: Which) -> float | None:
@@ -94,12 +94,6 @@ def _watched(lab: Lab, arm: Arm) -> float | None:
     """The signal entropy_real of M_{t-1}, where an arm is steered by it."""
     steered = arm.edit != "none" or arm.decode == "controlled"
     return entropy_real(lab, "current") if steered and lab.config.controller.edit_signal == "entropy_real" else None
-
-
-def _means(example: NDArray[np.int64], values: NDArray[np.float32], examples: int) -> NDArray[np.float64]:
-    """(examples,) mean of each example's token values; NaN without tokens."""
-    counts = np.bincount(example, minlength=examples)
-    return np.where(counts > 0, np.bincount(example, values, examples) / np.maximum(counts, 1), np.nan)
 
 
 def _edit(

@@ -290,6 +290,14 @@ def test_divergence_is_the_sum_over_the_vocabulary(model: FakeModel) -> None:
     assert model.divergence([Example([START], blue)])[0] == 0
 
 
+def test_next_tokens_are_the_likeliest_of_the_formula(model: FakeModel) -> None:
+    prompts = [model.encode_prompt("blue"), [START]]
+    for prompt, found in zip(prompts, model.next_tokens(prompts, 3), strict=True):
+        p = exact(model, START, tuple(prompt[:-1]))
+        assert [mass for _, mass in found] == pytest.approx(sorted(p, reverse=True)[:3])
+        assert [p[token] for token, _ in found] == pytest.approx([mass for _, mass in found])
+
+
 def test_saved_weights_go_on_as_the_current_ones(model: FakeModel, tmp_path: Path) -> None:
     examples = [Example(model.encode_prompt(pair.prompt), [*model.encode_text(pair.reference), END]) for pair in PAIRS] * 4
     model.train(examples, Train(), 1)

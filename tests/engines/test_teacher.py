@@ -62,6 +62,20 @@ def test_scores_are_those_of_a_plain_forward_pass(family: str, lean: bool, share
     assert [column.dtype for column in (found.logprob, found.mass, found.correct)] == [np.float32, np.float32, np.bool_]
 
 
+@pytest.mark.parametrize(("family", "lean"), PATHS)
+def test_next_tokens_are_the_likeliest_of_a_plain_forward_pass(family: str, lean: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts = [example.prompt for example in examples_of()]
+    found = teacher(family, lean=lean).next_tokens(prompts, 5)
+    for prompt, own in zip(prompts, found, strict=True):
+        exact = plain(family, Example(prompt, [0]))[0].exp().topk(5)
+        assert [token for token, _ in own] == exact.indices.tolist()
+        assert [mass for _, mass in own] == pytest.approx(exact.values.tolist(), abs=1e-5)
+    monkeypatch.setattr(module, "BATCH_TOKENS", 8)
+    monkeypatch.setattr(module.batches, "__defaults__", (8,))
+    again = teacher(family, lean=lean).next_tokens(prompts, 5)
+    assert [[token for token, _ in own] for own in again] == [[token for token, _ in own] for own in found]
+
+
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_scores_do_not_depend_on_batching(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     one, examples = teacher(family), examples_of()

@@ -59,6 +59,7 @@ GENERATED = [
     "length",
     "ended_rate",
 ]
+TRAINED = ["trained_ref_ppl", "trained_loop_rate"]
 
 
 def generated(texts: list[str], logprob: Any = (), judge: Any = "switched off", bertscore: Any = "switched off") -> dict[str, Value]:
@@ -83,7 +84,14 @@ def test_names_are_complete_and_described(token_scores: Callable[..., TokenScore
     real = assemble.real_text_values(scores, bins=np.zeros(3, np.int8), ppl_base=9.0, ppl_0=math.exp(1.5), divergence=[0.0, 0.0])
     assert sorted(real) == sorted(REAL)
     assert sorted(generated(["a b"])) == sorted(GENERATED)
-    assert set(DIRECTION) == set(TITLE) == {*REAL, *GENERATED}
+    assert set(DIRECTION) == set(TITLE) == {*REAL, *GENERATED, *TRAINED}
+
+
+def test_what_a_round_trained_on() -> None:
+    values = assemble.trained_text_values(["no no no no no no no no no", "a quiet day"], np.log([0.5, 0.125]))
+    assert list(values) == TRAINED and values["trained_ref_ppl"].value == pytest.approx(4)
+    assert (values["trained_loop_rate"].value, values["trained_loop_rate"].n) == (0.5, 2)
+    assert {value.reason for value in assemble.trained_text_values([], []).values()} == {"no generated text was trained on"}
 
 
 def test_the_frozen_model_keeps_its_gain(token_scores: Callable[..., TokenScores]) -> None:
