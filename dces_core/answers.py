@@ -51,14 +51,20 @@ class Answer:
 
     prompt: str
     text: str
+    frozen_logprob: float | None = None  # mean per token under M_0, nats
 
 
 def answers(study: Evidence, arm: str, seed: int, round_: int) -> list[Answer]:
     """Greedy answers to all watched prompts."""
     rows = study.probes.filter(arm=arm, seed=seed, round=round_, mode="greedy")
-    return [Answer(prompt, text) for prompt, text in rows.select("prompt", "text").iter_rows()]
+    return [Answer(*row) for row in rows.select("prompt", "text", "frozen_logprob").iter_rows()]
 
 
-def answer(study: Evidence, arm: str, seed: int, round_: int, prompt: str = HAND_EYE) -> str | None:
+def answer(study: Evidence, arm: str, seed: int, round_: int, prompt: str = HAND_EYE) -> Answer | None:
     """The greedy answer to one prompt; None where it was not watched."""
-    return next((found.text for found in answers(study, arm, seed, round_) if found.prompt == prompt), None)
+    return next((found for found in answers(study, arm, seed, round_) if found.prompt == prompt), None)
+
+
+def plausible(answer: Answer, limit: float | None) -> bool | None:
+    """Whether its perplexity under M_0 is one that 99 of 100 real references do not exceed (`limit`: log-probability); None: not known."""
+    return None if limit is None or answer.frozen_logprob is None else answer.frozen_logprob >= limit

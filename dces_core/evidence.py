@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import polars as pl
@@ -28,6 +28,7 @@ class Evidence:
     probes: pl.DataFrame  # records.PROBES of the same, and `seed`
     cpus: tuple[str, ...] = ()  # types of processor, in words
     remarks: tuple[str, ...] = ()  # what must be said of budgets and processors
+    plausible: Mapping[int, float] = field(default_factory=dict)  # by seed: mean log-probability under M_0 that real references reach
 
     @cached_property
     def done(self) -> dict[str, list[int]]:

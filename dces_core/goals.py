@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from dces_core.answers import HAND_EYE, answer, coherent, degenerate, described
+from dces_core.answers import HAND_EYE, answer, coherent, degenerate, described, plausible
 from dces_core.compare import LOG_METRICS
 from dces_core.evidence import Estimate, Evidence, Seeds, estimate, words
 
@@ -213,12 +213,14 @@ def _watched(study: Evidence, arm: str) -> Verdict:
         if theirs is None or mine is None:
             lack = lack or f"{HAND_EYE!r} is not among the watched prompts"
             continue
-        bad, good = degenerate(theirs), coherent(mine)
+        likely = plausible(mine, study.plausible.get(seed))
+        lack = lack or ("" if likely is not None else f"no limit for the perplexity of {arm}'s answer under M_0")
+        bad, good = degenerate(theirs.text), coherent(mine.text) and likely is not False
         holds = holds and bad and good
-        figures.append(f"plain's answer, seed {seed}: {'' if bad else 'not '}degenerate ({described(theirs)})")
-        figures.append(f"{arm}'s answer, seed {seed}: {'' if good else 'not '}coherent ({described(mine)})")
-    unjudged = "not judged: ref_ppl of an answer, which the units do not store"
-    return Verdict("not decided" if lack else "reached" if holds else "not reached", lack, (*figures, unjudged))
+        under = "" if mine.frozen_logprob is None else f", perplexity under M_0 {math.exp(-mine.frozen_logprob):.3g}"
+        figures.append(f"plain's answer, seed {seed}: {'' if bad else 'not '}degenerate ({described(theirs.text)})")
+        figures.append(f"{arm}'s answer, seed {seed}: {'' if good else 'not '}coherent ({described(mine.text)}{under})")
+    return Verdict("not decided" if lack else "reached" if holds else "not reached", lack, tuple(figures))
 
 
 def _better(study: Evidence, arm: str) -> Verdict:

@@ -11,7 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from dces_core import goals
-from dces_core.answers import HAND_EYE, SPORTS, answer, answers, degenerate
+from dces_core.answers import HAND_EYE, SPORTS, Answer, answer, answers, degenerate
 from dces_core.compare import NOISE_FLOOR, REFERENCE_ROWS, ordered, refuse_unequal, remarks
 from dces_core.config import SHIPPED
 from dces_core.errors import UserError
@@ -19,7 +19,7 @@ from dces_core.evidence import Evidence, Seeds, estimate, number
 from dces_core.metrics.verdict import collapses, verdicts
 from dces_core.records import PROBES, table
 from dces_core.study import budget_of, cpu_words, mixed_cpus
-from dces_core.study_store import Output, recorded_studies
+from dces_core.study_store import Output, Unit, recorded_studies
 
 PAGE, README = SHIPPED.parent / "docs" / "results.md", SHIPPED.parent / "README.md"
 BASE = "plain"
@@ -58,7 +58,14 @@ def read(output: Output) -> Evidence | None:
         probes=pl.concat([unit.frame("probes").select(*PROBES, "seed") for unit in units]),
         cpus=tuple(dict.fromkeys(cpu_words(unit.facts["cpu"]) for unit in units)),
         remarks=(*remarks(budgets, BASE), *mixed_cpus(units)),
+        plausible=plausible(units),
     )
+
+
+def plausible(units: Sequence[Unit]) -> dict[int, float]:
+    """By seed the limit of the quality filter, which reads the real training references; absent where no arm of a seed filters."""
+    rows = pl.concat([unit.frame("controller") for unit in units]).filter(pl.col("value").is_finite(), quantity="quality_limit")
+    return dict(rows.select("seed", "value").unique().iter_rows())
 
 
 # pages ------------------------------------------------------------------------------------------------------------------
@@ -209,8 +216,10 @@ def _watched(study: Evidence) -> list[str]:
     return parts
 
 
-def _answer(title: str, text: str | None) -> list[str]:
-    return [f"{title}:", verbatim(text)] if text and text.strip() else [f"{title}: {'no text' if text is not None else 'not watched'}."]
+def _answer(title: str, found: Answer | None) -> list[str]:
+    if found is None:
+        return [f"{title}: not watched."]
+    return [f"{title}:", verbatim(found.text)] if found.text.strip() else [f"{title}: no text."]
 
 
 def verbatim(text: str) -> str:

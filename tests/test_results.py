@@ -56,14 +56,29 @@ PLANS = {
 
 
 def world(
-    changes: dict[Key, Value] | None = None, missing: set[tuple[str, str, int]] | None = None, texts: dict[str, str] | None = None
+    changes: dict[Key, Value] | None = None,
+    missing: set[tuple[str, str, int]] | None = None,
+    texts: dict[str, str] | None = None,
+    logprob: float | None = -2.0,
 ) -> dict[str, Evidence]:
-    """All three studies; `changes` replace values of the last round, `missing` units were not made, `texts` are answers by arm."""
+    """All three studies; `changes` replace values of the last round, `missing` units were not made, `texts` are answers by arm.
+
+    `logprob`: of every answer under M_0; real references reach -5.
+    """
     found = {}
     for name, planned in PLANS.items():
         units = [(arm, seed) for arm, seeds in planned.items() for seed in seeds if (name, arm, seed) not in (missing or set())]
         rows = [row for arm, seed in units for row in unit_rows(name, arm, seed, changes or {})]
-        found[name] = Evidence(name, "Asks this.", planned, table("metrics", rows), probes(units, texts or {}), ("A processor",))
+        found[name] = Evidence(
+            name,
+            "Asks this.",
+            planned,
+            table("metrics", rows),
+            probes(units, texts or {}, logprob),
+            ("A processor",),
+            (),
+            dict.fromkeys(range(5), -5.0),
+        )
     return {name: study for name, study in found.items() if study.metrics.height}
 
 
@@ -79,7 +94,7 @@ def unit_rows(study: str, arm: str, seed: int, changes: dict[Key, Value]) -> lis
     return rows
 
 
-def probes(units: list[tuple[str, int]], texts: dict[str, str]) -> pl.DataFrame:
+def probes(units: list[tuple[str, int]], texts: dict[str, str], logprob: float | None = -2.0) -> pl.DataFrame:
     default = {"plain": LOOP, **dict.fromkeys(JUDGED, GOOD)}
     rows: list[dict[str, object]] = []
     for arm, seed in units:
@@ -88,7 +103,7 @@ def probes(units: list[tuple[str, int]], texts: dict[str, str]) -> pl.DataFrame:
                 rows.append({"arm": arm, "seed": seed, "round": round_, "prompt": prompt, "mode": "greedy", "text": said})
                 rows.append({"arm": arm, "seed": seed, "round": round_, "prompt": prompt, "mode": "sampled", "text": "never looked at"})
     seeds = pl.Series("seed", [row["seed"] for row in rows], dtype=pl.Int64)
-    return table("probes", rows).with_columns(seeds)
+    return table("probes", rows).with_columns(seeds, pl.lit(logprob, dtype=pl.Float64).alias("frozen_logprob"))
 
 
 # estimates --------------------------------------------------------------------------------------------------------------
@@ -297,7 +312,8 @@ def test_the_watched_answer_decides() -> None:
     kept = verdict("g", texts={"plain": GOOD})
     assert kept.state == "not reached" and "not degenerate (no loop, 11 distinct words, names cricket, golf, tennis)" in kept.figures[0]
     assert verdict("g", texts={"dces": "Sports."}).state == "not reached"
-    assert "not judged: ref_ppl" in kept.figures[-1]
+    assert "perplexity under M_0 7.39" in kept.figures[-1]
+    assert verdict("g", logprob=-5.1).state == "not reached" and verdict("g", logprob=None).reason.startswith("no limit")
     assert verdict("g", missing={("collapse", "plain", 0)}).reason == "plain missing"
     study = world()["collapse"]
     unwatched = Evidence("collapse", "", study.planned, study.metrics, study.probes.filter(prompt="Count to 3."))

@@ -17,9 +17,12 @@ MADE = ("generate", "select", "train")  # what makes a round's model; evaluation
 
 
 def overhead(plan: Plan) -> list[Row]:
-    """A dces round / a plain round, both from the same pool."""
+    """A dces round / a plain round, both from the same pool; then stage by stage, which says where the difference lies."""
     both = [_first_rounds(plan, seed) for seed in range(plan.seeds)]
-    return _rows("dces-overhead", both, both, "the same pool")
+    stages = [
+        _row(f"dces-overhead-{s}", both, both, [s], "this stage alone; the pool is shared") for s in both[0]["plain"] if s != "generate"
+    ]
+    return [*_rows("dces-overhead", both, both, "the same pool"), *stages]
 
 
 def total(plan: Plan) -> list[Row]:
@@ -58,15 +61,14 @@ def _stages(lab: Lab, arm: str) -> dict[str, float]:
 
 def _rows(name: str, ours: Sequence[Spans], peer: Sequence[Spans], note: str) -> list[Row]:
     """Medians over the seeds: of whole rounds, and of what makes a round's model."""
+    whole = list(peer[0]["plain"])
+    every = _row(name, ours, peer, whole, f"every stage of a round; {note}")
+    return [every, _row(f"{name}-made", ours, peer, [s for s in whole if s in MADE], f"{', '.join(MADE)} alone; {note}")]
 
-    def row(name: str, stages: tuple[str, ...] | None, what: str) -> Row:
-        def seconds(found: Sequence[Spans], arm: str) -> float:
-            return median(sum(spans[arm][stage] for stage in stages or spans[arm]) for spans in found)
 
-        own, plain = seconds(ours, "dces"), seconds(peer, "plain")
-        return Row(name, own, plain, own / plain, "s", len(ours), f"{what}; {note}")
-
-    return [row(name, None, "every stage of a round"), row(f"{name}-made", MADE, f"{', '.join(MADE)} alone")]
+def _row(name: str, ours: Sequence[Spans], peer: Sequence[Spans], stages: Sequence[str], note: str) -> Row:
+    own, plain = (median(sum(spans[arm][s] for s in stages) for spans in found) for found, arm in ((ours, "dces"), (peer, "plain")))
+    return Row(name, own, plain, own / plain, "s", len(ours), note)
 
 
 def _spans(lab: Lab, arm: str) -> dict[tuple[int, str], float]:
