@@ -14,7 +14,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from dces_core.errors import UserError
 
@@ -273,6 +273,11 @@ class Map(Section):
     min_dist: Annotated[float, Field(ge=0, le=1)] = Field(0.1, description="UMAP's min_dist.")
 
 
+def _listed(value: Any) -> Any:
+    """One name alone is a list of one: `--set arms=plain`."""
+    return (value,) if isinstance(value, str) else value
+
+
 class RunConfig(Section):
     """One run: one model, one seed, any number of arms that advance round by round."""
 
@@ -286,7 +291,7 @@ class RunConfig(Section):
     threads: Annotated[int, Field(ge=0, le=1024)] = Field(0, description="CPU threads of the worker; 0: all cores.")
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(0, description="All randomness comes from (seed, round, stage).")
     rounds: Annotated[int, Field(ge=1, le=10_000)] = Field(10, description="Rounds of self-training after round 0.")
-    arms: Annotated[tuple[ArmName, ...], Field(min_length=1)] = Field(
+    arms: Annotated[tuple[ArmName, ...], Field(min_length=1), BeforeValidator(_listed)] = Field(
         ("plain", "dces"), description="Arms, in the order in which they advance."
     )
     dynamic: bool = Field(True, description="Off: every controlled quantity stays at its constant.")

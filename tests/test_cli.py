@@ -185,6 +185,8 @@ def test_an_unreadable_run_keeps_its_line(made: Run, capfd: pytest.CaptureFixtur
 def test_shipped_recipes_are_valid() -> None:
     for name in config.recipe_names():
         config.load_recipe(name)
+    assert config.load_recipe("smoke", ["arms=plain"]).arms == ("plain",), "one name alone is a list of one"
+    assert config.load_recipe("smoke", ["arms=plain,dces"]).arms == ("plain", "dces")
 
 
 def test_models(recipe: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
