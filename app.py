@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dces_core.ui import look, state
+from dces_core.ui import look, state, zoom
 
 st.set_page_config(page_title="DCES Lab", page_icon=look.ICON, layout="wide")
 look.style()
+zoom.keep()
 page = st.navigation(
     {
         "": [
@@ -19,7 +20,11 @@ page = st.navigation(
             st.Page("pages/trajectories.py", title="Trajectories", icon=":material/show_chart:", url_path="trajectories"),
             st.Page("pages/clusters.py", title="Clusters", icon=":material/scatter_plot:", url_path="clusters"),
             st.Page("pages/feedback.py", title="Feedback", icon=":material/cycle:", url_path="feedback"),
+            st.Page("pages/point.py", title="Towards one point", icon=":material/center_focus_strong:", url_path="point"),
             st.Page("pages/generations.py", title="Generations", icon=":material/notes:", url_path="generations"),
+            st.Page("pages/case.py", title="Case study", icon=":material/menu_book:", url_path="case"),
+            st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
+            st.Page("pages/ask.py", title="Ask", icon=":material/chat:", url_path="ask"),
         ],
         "Keep": [st.Page("pages/runs.py", title="Runs", icon=":material/folder_open:", url_path="runs")],
     }

@@ -10,7 +10,8 @@ from typing import Any
 
 import polars as pl
 
-from dces_core import cli_study, export, launch, models, store
+from dces_core import cli_runs, cli_study, export, labels, launch, models, store
+from dces_core.cli_runs import foreground
 from dces_core.config import load_recipe, recipe_names
 from dces_core.errors import UserError
 from dces_core.store import Run
@@ -34,7 +35,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """`dces run`: in the foreground; the last line of stdout is the run directory."""
-    return _foreground(launch.create(load_recipe(options.recipe, options.set), options.out))
+    return foreground(launch.create(load_recipe(options.recipe, options.set), options.out))
 
 
 def launch_(options: argparse.Namespace) -> int:
@@ -45,11 +46,13 @@ def launch_(options: argparse.Namespace) -> int:
 
 def ls(options: argparse.Namespace) -> int:
     """`dces ls`: all runs, newest first."""
-    rows = [_row(found) for found in store.discover()]
+    rows = [_row(found) for found in store.discover() if options.tag is None or options.tag in labels.read(found).tags]
     columns = ("id", "state", "name", "engine", "model", "arms", "seed", "rounds", "finished", "created", "recorded", "path")
-    frame = pl.DataFrame(rows, schema={name: pl.Int64 if name in ("seed", "rounds", "finished") else pl.String for name in columns})
+    kinds = {name: pl.Int64 if name in ("seed", "rounds", "finished") else pl.String for name in (*columns, "label", "tags", "parent")}
+    frame = pl.DataFrame(rows, schema=kinds)
     if options.format == "table":  # what fits a terminal; the other formats have everything
-        frame = frame.select("id", "state", "arms", "finished", "rounds")
+        given = [name for name in ("label", "tags") if (frame[name] != "").any()]
+        frame = frame.select("id", "state", "arms", "finished", "rounds", *given)
     return export.emit(frame, options.format)
 
 
@@ -68,7 +71,7 @@ def resume(options: argparse.Namespace) -> int:
         print(launch.resume(found).path)
         return 0
     launch.check_resumable(found)
-    return _foreground(found)
+    return foreground(found)
 
 
 def record(options: argparse.Namespace) -> int:
@@ -149,9 +152,14 @@ def bench(options: argparse.Namespace) -> int:
 def run_info(found: Run) -> dict[str, Any]:
     """What `dces show --info` says of a run."""
     config, manifest, status = found.config, found.manifest, found.status()
+    given = labels.read(found)
     return {
         "id": found.id,
         "path": str(found.path),
+        "label": given.label,
+        "note": labels.note_of(found),
+        "tags": list(given.tags),
+        "parent": found.parent or None,
         "state": launch.state(found),
         "error": status.get("error"),
         "engine": config.engine,
@@ -175,28 +183,17 @@ def run_info(found: Run) -> dict[str, Any]:
     }
 
 
-def _foreground(found: Run) -> int:
-    from dces_core.progress import follow
-
-    state = follow(found)
-    sys.stdout.flush()
-    if state == "failed":
-        print(f"dces: the run failed: {found.status().get('error')}", file=sys.stderr)
-    elif state == "stopped":
-        print(f"dces: the run was stopped; go on with: dces resume {found.id}", file=sys.stderr)
-    print(found.path)
-    return 0 if state == "done" else 1
-
-
 def _row(found: Run) -> dict[str, Any]:
     """One line of `dces ls`; an unreadable run keeps its line."""
+    given = labels.read(found)
+    names = {"id": found.id, "path": str(found.path), "label": given.label, "tags": ",".join(given.tags)}
     try:
         config = found.config
     except UserError as error:
-        return {"id": found.id, "state": "unreadable", "name": str(error), "path": str(found.path)}
+        return {**names, "state": "unreadable", "name": str(error)}
     finished = min(len(found.finished(arm)) for arm in config.arms) - 1
     return {
-        "id": found.id,
+        **names,
         "state": launch.state(found),
         "name": config.name,
         "engine": config.engine,
@@ -207,7 +204,7 @@ def _row(found: Run) -> dict[str, Any]:
         "finished": max(0, finished),
         "created": found.manifest.get("created"),
         "recorded": "yes" if found.recorded else "no",
-        "path": str(found.path),
+        "parent": found.parent.get("run"),
     }
 
 
@@ -227,6 +224,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_runners(commands)
     _add_readers(commands)
+    cli_runs.add_commands(commands)
     cli_study.add_commands(commands)
     pull = commands.add_parser("models", help="fetch the default model, or list what is here")
     pull.add_argument("action", choices=("pull", "ls"))
@@ -267,6 +265,7 @@ def _add_runners(commands: Any) -> None:
 
 def _add_readers(commands: Any) -> None:
     command = commands.add_parser("ls", help="list runs")
+    command.add_argument("--tag", metavar="TAG", help="only runs that have this tag")
     command.add_argument("--format", choices=("table", "csv", "json"), default="table")
     command.set_defaults(do=ls)
     command = commands.add_parser("show", help="metrics of a run, collapse verdicts, or what it is")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import polars as pl
@@ -100,11 +101,28 @@ def t_interval(values: Sequence[float]) -> tuple[float | None, float | None, flo
     mean = math.fsum(values) / n
     if n < LEAST_SEEDS:
         return mean, None, None
-    from scipy.stats import t
-
     sd = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    half = float(t.ppf(0.975, n - 1)) * sd / math.sqrt(n)
+    half = t_975(n - 1) * sd / math.sqrt(n)
     return mean, mean - half, mean + half
+
+
+@cache
+def t_975(df: int) -> float:
+    """97.5% point of Student's t with `df` degrees of freedom, without scipy, which is too heavy for the dashboard.
+
+    For a whole `df` the probability of |t| < sqrt(df) tan(angle) is a finite sum (Abramowitz and Stegun 26.7.3 and 26.7.4); bisected.
+    """
+    low, high = 0.0, math.pi / 2
+    for _ in range(60):
+        angle = (low + high) / 2
+        cos, odd = math.cos(angle), df % 2
+        term, total = (cos, cos) if odd else (1.0, 1.0)
+        for k in range(2 + odd, df, 2):
+            term *= (k - 1) / k * cos * cos
+            total += term
+        inside = 2 / math.pi * (angle + math.sin(angle) * total * (df > 1)) if odd else math.sin(angle) * total
+        low, high = (angle, high) if inside < 0.95 else (low, angle)
+    return math.sqrt(df) * math.tan(low)
 
 
 def _row(row: dict[str, Any], vs: str) -> dict[str, Any]:

@@ -19,7 +19,9 @@ from dces_core import machine, models, preflight, processes, store
 from dces_core.config import RunConfig
 from dces_core.errors import UserError
 from dces_core.estimate import estimate as estimate
+from dces_core.estimate import likely_device
 from dces_core.estimate import refuse_if_too_big as refuse_if_too_big
+from dces_core.stage import read_json
 from dces_core.store import Run, cache_root
 
 State = Literal["queued", "running", "stopping", "done", "failed", "lost", "stopped"]
@@ -31,30 +33,40 @@ POLL_S = 0.2
 DYING_S = 4.0
 
 
-def create(config: RunConfig, directory: Path | None = None) -> Run:
-    """Make the run's directory, queued.
+def create(config: RunConfig, directory: Path | None = None, **facts: Any) -> Run:
+    """Make the run's directory, queued. `facts` go into run.json, over those of this machine.
 
     Raises UserError when it exists, when data or model cannot be used, or when the run does not fit this machine.
     """
     preflight.check(config)
     refuse_if_too_big(config)
-    run = store.create(config, machine.describe(), directory.absolute() if directory else None)
-    _queue(run)
+    run = store.create(config, {**machine.describe(), **facts}, directory.absolute() if directory else None)
+    queue(run)
     return run
 
 
 def launch(config: RunConfig, directory: Path | None = None) -> Run:
     """Create a run and start its worker, which outlives this process. Raises UserError as `create` does."""
-    run = create(config, directory)
-    _start(run)
+    return start(create(config, directory))
+
+
+def start(run: Run) -> Run:
+    """Start the worker of a run that has none."""
+    queue(run)
+    _spawn(["dces_core.worker", str(run.path)], run.log_path)
     return run
+
+
+def queue(run: Run) -> None:
+    """Until its worker speaks, a run is queued without a pid."""
+    blank = {"state": "queued", "pid": None, "pid_started": None, "heartbeat": time.time(), "error": None}
+    run.write_status({**run.status(), **blank})
 
 
 def resume(run: Run) -> Run:
     """Start a worker that goes on after the last finished stage. Raises UserError when there is nothing to resume."""
     check_resumable(run)
-    _start(run)
-    return run
+    return start(run)
 
 
 def check_resumable(run: Run) -> None:
@@ -125,21 +137,19 @@ def device_lock(device: str) -> Path:
     return folder / f"device-{re.sub(r'[^A-Za-z0-9]', '-', device)}.lock"
 
 
+def device_user(config: RunConfig) -> str | None:
+    """The run (or question) that computes now on the device that these settings most probably mean, None where it is free."""
+    device = "fake" if config.engine == "fake" else likely_device(config)
+    holder = read_json(device_lock(device).with_suffix(".json"))
+    if not isinstance(holder, dict) or not processes.alive(holder.get("pid"), holder.get("pid_started")):
+        return None
+    return str(holder.get("run", "another run"))
+
+
 def pull_model() -> None:
     """Fetch the default model in a process of its own; `models.pull_progress()` says how far it is."""
     models.models_root().mkdir(parents=True, exist_ok=True)
     _spawn(["dces_core.cli", "models", "pull"], models.models_root() / "pull.log")
-
-
-def _start(run: Run) -> None:
-    _queue(run)
-    _spawn(["dces_core.worker", str(run.path)], run.log_path)
-
-
-def _queue(run: Run) -> None:
-    """Until its worker speaks, a run is queued without a pid."""
-    blank = {"state": "queued", "pid": None, "pid_started": None, "heartbeat": time.time(), "error": None}
-    run.write_status({**run.status(), **blank})
 
 
 def _spawn(arguments: list[str], log_path: Path) -> None:

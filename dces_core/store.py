@@ -5,6 +5,7 @@
       status.json    state, pid, heartbeat, progress: replaced atomically
       events.jsonl   spans and notes, append-only
       log.txt        what the worker printed
+      labels.json    label, note and tags that people gave it: replaced atomically
       round-03/dces/select/{samples.parquet, ..., _done.json}
       round-00/shared/...        round 0 and the first pool belong to all arms
 
@@ -82,6 +83,12 @@ class Run:
         return parse(manifest["config"])
 
     @property
+    def parent(self) -> dict[str, Any]:
+        """Where its first rounds come from (branch.py): run, kind, round, arms, changed; empty for a run of its own."""
+        value = self.manifest.get("parent")
+        return value if isinstance(value, dict) else {}
+
+    @property
     def threads(self) -> int:
         """CPU threads of its worker: those it was created with, so that a resumed run gives the same digits."""
         return self.config.threads or int(self.manifest.get("cpu", {}).get("threads") or machine.threads())
@@ -110,6 +117,11 @@ class Run:
     def log_path(self) -> Path:
         """log.txt."""
         return self.path / "log.txt"
+
+    @property
+    def labels_path(self) -> Path:
+        """labels.json."""
+        return self.path / "labels.json"
 
     @property
     def lock_path(self) -> Path:
@@ -160,6 +172,27 @@ class Run:
             sync(stage.path.parent)
         except OSError as error:
             raise RunFailed(f"cannot write {stage.path}: {error.strerror or error}; free space or fix the disk, then resume.") from error
+
+    def adopt(self, stage: Stage, source: Run, inputs: str) -> None:
+        """Take over a finished stage of another run: its files as links, and a `_done.json` that says from where.
+
+        `inputs`: the hash under which this run will look for it. Weights that are gone count as deleted. Raises UserError where anything
+        else is gone.
+        """
+        done = stage.done
+        if done is None:
+            raise UserError(f"run {source.id!r} has lost {stage.path.relative_to(source.path)}; launch it again.")
+        target = self.path / stage.path.relative_to(source.path)
+        target.mkdir(parents=True)
+        for name, entry in done["files"].items():
+            try:
+                if not entry.get("pruned"):
+                    link(stage.file(name), target / name)
+            except FileNotFoundError:
+                if name != WEIGHTS:
+                    raise UserError(f"run {source.id!r} has lost {stage.file(name).relative_to(source.path)}; launch it again.") from None
+                entry["pruned"] = True
+        write_json(target / "_done.json", {**done, "inputs": inputs, "taken_from": {"run": source.id, "inputs": done["inputs"]}})
 
     def prune(self, stage: Stage, name: str = WEIGHTS) -> None:
         """Delete a bulky file of a finished stage and say so in its `_done.json`; its hash stays."""
@@ -266,6 +299,19 @@ class Run:
                 return handle.read().decode("utf-8", "replace").splitlines()[-lines:]
         except OSError:
             return []
+
+
+def link(source: Path, target: Path) -> None:
+    """A hard link where the file system has them, else a copy: no file of a stage is ever changed in place.
+
+    Raises FileNotFoundError where the source is gone.
+    """
+    try:
+        os.link(source, target)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        shutil.copyfile(source, target)
 
 
 KEPT_IN_RECORDS = (

@@ -1,4 +1,4 @@
-"""The process that owns a run: `python -m dces_core.worker RUN_DIR`.
+"""The process that owns a run, or a question to one (ask.py): `python -m dces_core.worker DIR`.
 
 It holds the run's lock and its device's lock for its lifetime, keeps status.json and events.jsonl, and turns every way
 of ending into a state with a reason. The rounds themselves are in rounds.py.
@@ -18,7 +18,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dces_core import estimate, launch, machine, processes
+from dces_core import ask, estimate, launch, machine, processes
 from dces_core.config import RunConfig
 from dces_core.errors import RunFailed, UserError
 from dces_core.events import Events, Stopped
@@ -57,7 +57,8 @@ def run_foreground(run: Run, echo: Callable[[str], None] | None = None) -> launc
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: 0 done or stopped, 1 failed, 2 refused."""
-    run = Run(Path((arguments or sys.argv[1:])[0]).absolute())
+    path = Path((arguments or sys.argv[1:])[0]).absolute()
+    run = ask.Job(path) if ask.is_job(path) else Run(path)
     try:
         return 1 if run_foreground(run) == "failed" else 0
     except UserError as error:
@@ -77,12 +78,10 @@ def _attempt(run: Run, events: Events) -> tuple[launch.State, dict[str, Any]]:
         events.check_stop()
         device = _device_of(run.config)
         with _holding(device, run, events):
-            from dces_core.rounds import advance
-
             events.state("running", device=device, waiting_for=None)
             machine.use_threads(run.threads)
             machine.keep_memory(_has_room(run.config))
-            advance(run, events)
+            _work(run, events)
         return "done", {"error": None}
     except (Stopped, KeyboardInterrupt):
         return "stopped", {"error": None}
@@ -92,6 +91,18 @@ def _attempt(run: Run, events: Events) -> tuple[launch.State, dict[str, Any]]:
         with run.log_path.open("a", encoding="utf-8") as log:
             traceback.print_exc(file=log)
         return "failed", {"error": explain(error)}
+
+
+def _work(run: Run, events: Events) -> None:
+    """The rounds of a run, the answers to a question."""
+    if isinstance(run, ask.Job):
+        from dces_core.answering import answer
+
+        answer(run, events)
+    else:
+        from dces_core.rounds import advance
+
+        advance(run, events)
 
 
 def _has_room(config: RunConfig) -> bool:

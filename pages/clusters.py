@@ -82,6 +82,7 @@ def draw_map(run: Run, arm: str, round_: int, picked: list[int]) -> tuple[pl.Dat
     figure = charts.scatter_map(points, read.ground(run), run.frame_facts(), picked)
     corners = hull.core(known)
     hull.draw(figure, corners, arm)
+    charts.keep_zoom(figure, run.id, "map", arm)
     alt = f"Map of the samples of {arm} in round {round_}, center filled and edge outlined, over the real text"
     modes, config = ("points", "box", "lasso"), charts.config(f"{run.id}-map-{arm}-{round_}", charts.MAP_CONFIG)
     event = st.plotly_chart(figure, key=f"map-{arm}-{round_}", on_select="rerun", selection_mode=modes, config=config, alt=alt)

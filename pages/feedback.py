@@ -23,6 +23,7 @@ def draw_loop(run: Run, arms: tuple[str, ...], states: dict[tuple[str, int], flo
                 continue
             with st.container(gap="xsmall"):
                 figure = flow.panel(name, own, arms, run.config.rounds, run.config.controller, list(states.values()))
+                charts.keep_zoom(figure, run.id, "loop", name)
                 alt = f"{title.format(signal=run.config.controller.signal)} over the rounds for {', '.join(arms)}"
                 st.plotly_chart(figure, key=f"loop-{name}", config=charts.config(f"{run.id}-loop-{name}"), alt=alt)
                 words = [f"{look.chip(arm)} {text.escaped(why)}" for arm, why in flow.undefined(own)]

@@ -11,7 +11,7 @@ import streamlit as st
 
 from dces_core.metrics.degradation import DIRECTION, TITLE, lead_times
 from dces_core.store import Run
-from dces_core.ui import charts, delta, look, read, state
+from dces_core.ui import charts, delta, look, read, shares, state
 
 GENERATED = "generated text"
 GROUPS = {
@@ -63,6 +63,7 @@ def draw_panel(run: Run, rows: pl.DataFrame, name: str, arms: tuple[str, ...], v
     at = state.asked("round")
     if at in map(str, rounds) and own["value"].count():
         charts.mark_round(figure, int(str(at)))
+    charts.keep_zoom(figure, run.id, "metric", own["test_set"].first(), name, view.suffix, log)
     figure.update_layout(dragmode="zoom")  # where points can be clicked, Streamlit's own choice is to pan
     st.plotly_chart(
         figure,
@@ -111,11 +112,53 @@ def draw_reliability(run: Run, arms: tuple[str, ...], round_: int, test_set: str
         state.empty("No reliability table", f"No selected arm has one for round {round_}.")
         return
     alt = f"Reliability diagram of round {round_} on {test_set} for {', '.join(tables)}"
-    config = charts.config(f"{run.id}-reliability-{test_set}-{round_}")
-    st.plotly_chart(charts.reliability(tables, test_set), key="reliability", config=config, alt=alt)
+    config, figure = charts.config(f"{run.id}-reliability-{test_set}-{round_}"), charts.reliability(tables, test_set)
+    charts.keep_zoom(figure, run.id, "reliability", test_set)
+    st.plotly_chart(figure, key="reliability", config=config, alt=alt)
     st.caption(
         "Teacher-forced tokens of the reference text in 15 equal-width bins of the largest probability. Below the diagonal: over-confident."
     )
+
+
+def draw_survival(run: Run, table: pl.DataFrame, arms: tuple[str, ...]) -> None:
+    """Which real words are still used: one chart per arm, on one scale."""
+    rows = table.filter(pl.col("metric").is_in(list(shares.SURVIVAL)))
+    if not rows["value"].count():
+        state.empty("No survival by frequency", "The run was recorded without these metrics.")
+        return
+    top = shares.top_of(rows, arms)
+    with st.grid(3, min_column_width=230, gap="small"):
+        for arm in arms:
+            with st.container(gap="xxsmall"):
+                look.show(look.chip(arm))
+                figure = shares.survival(rows, arm, run.config.rounds, top)
+                charts.keep_zoom(figure, run.id, "survival", arm)
+                config, alt = charts.config(f"{run.id}-survival-{arm}"), f"Survival of real words by frequency over the rounds for {arm}"
+                st.plotly_chart(figure, key=f"survival-{arm}", config=config, alt=alt)
+    st.caption(shares.SURVIVAL_RULE)
+
+
+def draw_entropy(run: Run, arms: tuple[str, ...], round_: int) -> None:
+    """How sure the model is, token by token: every test set and its own text."""
+    tables = {arm: read.entropy(run, arm, round_) for arm in arms if round_ in read.finished(run, arm)}
+    tables = {arm: table for arm, table in tables.items() if table.height}
+    if not tables:
+        more = "The run was recorded before evaluations kept one, or no selected arm has finished the round."
+        state.empty(f"No entropy histogram of round {round_}", more)
+        return
+    look.show(look.chips(tuple(tables)))
+    ground = read.entropy(run, arms[0], 0)
+    with st.grid(3, min_column_width=260, gap="small"):
+        for name in [*(name for name, path in run.config.data.tests.items() if path), ""]:
+            figure = shares.entropy(tables, ground, name)
+            said = name or "own-text"
+            charts.keep_zoom(figure, run.id, "entropy", said)
+            config, alt = (
+                charts.config(f"{run.id}-entropy-{said}-{round_}"),
+                f"Next-token entropy in round {round_}, {said}, against round 0",
+            )
+            st.plotly_chart(figure, key=f"entropy-{said}", config=config, alt=alt)
+    st.caption(shares.ENTROPY_RULE)
 
 
 def draw_multiples(run: Run, rows: pl.DataFrame, arms: tuple[str, ...], view: delta.View, log: bool) -> None:
@@ -170,9 +213,14 @@ def page() -> None:
         st.subheader("What moves first", anchor=False)
         draw_lead_times(rows, arms)
     with right:
-        if test_set != GENERATED:
+        if test_set == GENERATED:
+            st.subheader("Survival by frequency", anchor=False)
+            draw_survival(run, of_set, arms)
+        else:
             st.subheader(f"Calibration in round {round_}", anchor=False)
             draw_reliability(run, arms, round_, test_set)
+    st.subheader(f"Entropy in round {round_}", anchor=False)
+    draw_entropy(run, arms, round_)
     name = f"{'generated' if test_set == GENERATED else test_set}{view.suffix}"
     draw_downloads(run, table.filter(pl.col("arm").is_in(arms)), rows, name)
 

@@ -9,7 +9,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from dces_core.compare import COMPARISON, Budget, compare, ordered, refuse_unequal, remarks, t_interval
+from dces_core.compare import COMPARISON, Budget, compare, ordered, refuse_unequal, remarks, t_975, t_interval
 from dces_core.errors import UserError
 from dces_core.records import table
 
@@ -47,6 +47,13 @@ def test_paired_differences_have_the_t_interval_of_five_seeds() -> None:
     assert (found["diff_low"], found["diff_high"]) == (pytest.approx(3.0 - half), pytest.approx(3.0 + half))
     assert found["mean"] == pytest.approx(sum(dces) / 5) and found["low"] < found["mean"] < found["high"]
     assert found["high"] - found["low"] > 4 * half, "the means vary more than their paired differences"
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 7, 8, 30, 101])
+def test_the_t_quantile_is_that_of_scipy(df: int) -> None:
+    from scipy.stats import t
+
+    assert t_975(df) == pytest.approx(float(t.ppf(0.975, df)), rel=1e-12)
 
 
 def test_four_seeds_are_points_without_an_interval() -> None:

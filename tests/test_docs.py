@@ -147,7 +147,7 @@ def test_commands_that_install_or_serve_are_long() -> None:
     assert FIRST in [command.line for command in COMMANDS if not command.long]
     for command in COMMANDS:
         assert command.long or command.line.startswith("dces "), f"{command.page}: {command.line}"
-        assert command.long or not command.line.startswith(("dces run", "dces launch")) or " smoke" in command.line, command.line
+        assert command.long or not command.line.startswith(("dces run ", "dces launch ")) or " smoke" in command.line, command.line
 
 
 def test_every_verb_is_in_the_readme_and_on_the_run_page() -> None:

@@ -142,6 +142,26 @@ class PreallocatedCache(Cache):
         self._parts = [part and (part[0][rows], part[1][rows]) for part in self._parts]
 
 
+class PassingCache(PreallocatedCache):
+    """Keys and values of one forward pass behind `prefix`, which every sequence shares: one buffer, which each layer writes anew."""
+
+    def __init__(self, prefix: PreallocatedCache) -> None:
+        super().__init__(0)
+        self.column, self._prefix = prefix.column, prefix._parts
+        self._buffers: tuple[Tensor, Tensor] | None = None
+
+    def update(self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """As PreallocatedCache; what is returned holds until the next layer's call."""
+        new, room = key_states.shape[2], self.room(key_states.shape[2])
+        if self._buffers is None:
+            self._buffers = self._grown(key_states, None, room), self._grown(value_states, None, room)
+        for buffer, part, before in zip(self._buffers, (key_states, value_states), self._prefix[layer_idx] or (None, None), strict=True):
+            if before is not None:
+                buffer[:, :, : self.column] = before[:, :, : self.column]
+            buffer[:, :, self.column : self.column + new] = part
+        return self._buffers
+
+
 def top_of(logits: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest of each row (values, indices), descending. Exact: the k largest lie in the k blocks of largest maximum."""
     rows, size = logits.shape

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from dces_core.engines.base import Example
-from dces_core.engines.decode import PreallocatedCache, attend, shared_tokens
+from dces_core.engines.decode import PassingCache, PreallocatedCache, attend, shared_tokens
 from dces_core.engines.teacher import pad
 
 KINDS = ("llama", "mistral", "qwen2", "qwen3")
@@ -115,8 +115,7 @@ class LeanBody:
         cache = PreallocatedCache(len(self.layers))
         if skip:
             self._causal(cache, torch.tensor([examples[0].prompt[:skip]], device=device))
-            cache.spread(len(examples))
-        found: Tensor = self._causal(cache, ids)[where[:, 0], where[:, 1]]
+        found: Tensor = self._causal(PassingCache(cache), ids)[where[:, 0], where[:, 1]]
         return found
 
     def _causal(self, cache: PreallocatedCache, ids: Tensor) -> Tensor:

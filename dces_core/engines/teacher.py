@@ -102,19 +102,19 @@ class Teacher:
     @torch.inference_mode()
     def score(self, examples: list[Example], progress: Progress = silent) -> TokenScores:
         """See LanguageModel.score."""
-        parts: list[dict[str, NDArray[np.generic]]] = [{} for _ in examples]
+        scores = _empty_scores(examples)
+        starts = np.cumsum([0, *(len(example.response) for example in examples)])
         done = 0
         for batch in batches(examples):
             chosen = [examples[i] for i in batch]
-            target = torch.tensor([token for example in chosen for token in example.response], dtype=torch.long, device=self.device)
+            places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in batch])
+            target = torch.from_numpy(scores.target[places]).to(self.device)
             columns = _concat(_score_chunk(logits, target[part]) for part, logits in self.logits(self.hidden(chosen)))
-            ends = np.cumsum([len(example.response) for example in chosen])[:-1]
             for name, values in columns.items():
-                for i, piece in zip(batch, np.split(values, ends), strict=True):
-                    parts[i][name] = piece
+                getattr(scores, name)[places] = values
             done += len(batch)
             progress(done, len(examples))
-        return _gather(examples, parts)
+        return scores
 
     @torch.inference_mode()
     def next_tokens(self, prompts: list[list[int]], k: int) -> list[list[tuple[int, float]]]:
@@ -205,19 +205,16 @@ def _concat(chunks: Iterator[dict[str, Tensor]]) -> dict[str, NDArray[np.generic
     return {name: torch.cat([chunk[name] for chunk in found]).cpu().numpy() for name in found[0]}
 
 
-def _gather(examples: list[Example], parts: list[dict[str, NDArray[np.generic]]]) -> TokenScores:
+def _empty_scores(examples: list[Example]) -> TokenScores:
+    """Room for the scores of all tokens: made once, so that nothing small is left between what a batch needs and gives back."""
     counts = [len(example.response) for example in examples]
-
-    def column(name: str, empty: NDArray[np.generic]) -> NDArray[np.generic]:
-        return np.concatenate([part.get(name, empty) for part in parts]) if parts else empty
-
-    zero = np.zeros(0, np.float32)
+    n = sum(counts)
     return TokenScores(
         example=np.repeat(np.arange(len(examples), dtype=np.int64), counts),
         target=np.array([token for example in examples for token in example.response], dtype=np.int64),
-        logprob=column("logprob", zero),  # type: ignore[arg-type]
-        entropy=column("entropy", zero),  # type: ignore[arg-type]
-        confidence=column("confidence", zero),  # type: ignore[arg-type]
-        correct=column("correct", np.zeros(0, np.bool_)),  # type: ignore[arg-type]
-        mass=column("mass", np.zeros((0, 3), np.float32)),  # type: ignore[arg-type]
+        logprob=np.zeros(n, np.float32),
+        entropy=np.zeros(n, np.float32),
+        confidence=np.zeros(n, np.float32),
+        correct=np.zeros(n, np.bool_),
+        mass=np.zeros((n, len(MASS_AT)), np.float32),
     )

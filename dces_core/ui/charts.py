@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import plotly.graph_objects as go
 import polars as pl
+from plotly.subplots import make_subplots
 
 from dces_core.metrics.degradation import DIRECTION, TITLE
 from dces_core.ui import look
@@ -22,6 +23,11 @@ MAP_CONFIG = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove"
 def config(name: str, base: dict[str, Any] = CONFIG) -> dict[str, Any]:
     """Settings of a chart whose picture (the camera in its tool bar) is saved as `name`.png in double size."""
     return {**base, "toImageButtonOptions": {"format": "png", "filename": name, "scale": 2}}
+
+
+def keep_zoom(figure: go.Figure, *what: object) -> None:
+    """Charts of the same `what` keep their zoom when they are made anew, for another round say. See zoom.js."""
+    figure.update_layout(uirevision=" ".join(map(str, what)))
 
 
 def title_of(metric: str) -> str:
@@ -40,9 +46,9 @@ def wrapped(words: str, width: int = 40) -> str:
     return "<br>".join(textwrap.wrap(words, width)[:2])
 
 
-def base(height: int, **layout: Any) -> go.Figure:
-    """An empty figure with the shared margins, grid and hover."""
-    figure = go.Figure()
+def base(height: int, columns: int | None = None, **layout: Any) -> go.Figure:
+    """An empty figure with the shared margins, grid and hover. `columns`: side by side, with the same rows."""
+    figure = make_subplots(cols=columns, shared_yaxes=True, horizontal_spacing=0.03) if columns else go.Figure()
     figure.update_layout(
         height=height,
         margin={"l": 46, "r": 10, "t": 34, "b": 34},
@@ -228,7 +234,7 @@ def scatter_map(points: pl.DataFrame, ground: pl.DataFrame, facts: dict[str, Any
     `picked`: clusters that stand out, the others are faded; none or empty: all of them.
     """
     figure = base(520)
-    figure.update_layout(hovermode="closest", dragmode="lasso", margin={"l": 4, "r": 4, "t": 6, "b": 4}, uirevision="map")
+    figure.update_layout(hovermode="closest", dragmode="lasso", margin={"l": 4, "r": 4, "t": 6, "b": 4})
     ground_marker = {"size": 5, "color": look.faint(0.17), "line": {"width": 0}}
     figure.add_scattergl(
         x=ground["x"].to_numpy(), y=ground["y"].to_numpy(), mode="markers", marker=ground_marker, hoverinfo="skip", name="real"

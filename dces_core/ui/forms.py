@@ -6,12 +6,14 @@ Bounds here are for the person; the same bounds are checked again where the run 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, Literal, get_args, get_origin
 
 import annotated_types
 import streamlit as st
 from pydantic.fields import FieldInfo
 
+from dces_core.branch import flat
 from dces_core.config import RunConfig, Section
 from dces_core.errors import UserError
 
@@ -52,33 +54,37 @@ def bounds(info: FieldInfo) -> tuple[float | None, float | None]:
     return low, high
 
 
-def draw(config: RunConfig, recipe: str) -> dict[str, Any]:
-    """Draw the form with the recipe's values in it; returns plain values for `config.parse`."""
+def draw(config: RunConfig, recipe: str, fixed: Callable[[str], str | None] = lambda path: None) -> dict[str, Any]:
+    """Draw the form with the recipe's values in it; returns plain values for `config.parse`.
+
+    `fixed`: why a field (`section.key`) cannot be changed here, None where it can.
+    """
     values: dict[str, Any] = {}
     fields = RunConfig.model_fields
     with st.grid(3, min_column_width=240):
         for name in FIRST:
-            values[name] = widget(name, fields[name], getattr(config, name), f"{recipe}/{name}")
+            values[name] = widget(name, fields[name], getattr(config, name), f"{recipe}/{name}", fixed(name))
     rest = [name for name in fields if name not in FIRST and name not in TITLES]
     with st.expander("Run"), st.grid(3, min_column_width=240):
         for name in rest:
-            values[name] = widget(name, fields[name], getattr(config, name), f"{recipe}/{name}")
+            values[name] = widget(name, fields[name], getattr(config, name), f"{recipe}/{name}", fixed(name))
     for section, title in TITLES.items():
-        values[section] = draw_section(getattr(config, section), title, f"{recipe}/{section}")
+        values[section] = draw_section(getattr(config, section), title, f"{recipe}/{section}", fixed)
     return values
 
 
-def draw_section(section: Section, title: str, key: str) -> dict[str, Any]:
+def draw_section(section: Section, title: str, key: str, fixed: Callable[[str], str | None]) -> dict[str, Any]:
     """One section as an expander."""
-    fields = type(section).model_fields
+    fields, path = type(section).model_fields, key.rpartition("/")[2]
     with st.expander(title), st.grid(3, min_column_width=240):
-        return {name: widget(name, info, getattr(section, name), f"{key}/{name}") for name, info in fields.items()}
+        return {name: widget(name, info, getattr(section, name), f"{key}/{name}", fixed(f"{path}.{name}")) for name, info in fields.items()}
 
 
-def widget(name: str, info: FieldInfo, value: Any, key: str) -> Any:
-    """The widget that fits a field's type; returns its value as plain data."""
+def widget(name: str, info: FieldInfo, value: Any, key: str, fixed: str | None = None) -> Any:
+    """The widget that fits a field's type; returns its value as plain data. `fixed`: why it cannot be changed."""
     kind: Any = info.annotation
-    shared: dict[str, Any] = {"label": name, "key": key, "help": info.description}
+    words = f"{info.description} Cannot be changed here: {fixed}." if fixed else info.description
+    shared: dict[str, Any] = {"label": name, "key": key, "help": words, "disabled": fixed is not None}
     if get_origin(kind) is tuple:
         options = list(get_args(get_args(kind)[0]))
         chosen = st.multiselect(options=options, default=list(value), **shared)
@@ -121,14 +127,3 @@ def changes(config: RunConfig, recipe: RunConfig) -> list[str]:
     """Settings that differ from the recipe, as `section.key = value`."""
     before, after = flat(recipe.model_dump(mode="json")), flat(config.model_dump(mode="json"))
     return [f"{key} = {value}" for key, value in after.items() if before.get(key) != value]
-
-
-def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted key."""
-    out: dict[str, Any] = {}
-    for key, value in values.items():
-        if isinstance(value, dict):
-            out |= flat(value, f"{prefix}{key}.")
-        else:
-            out[prefix + key] = value
-    return out

@@ -28,9 +28,11 @@ def _metrics(path: str, arm: str, round_: int, when: int) -> pl.DataFrame:
     return Run(Path(path)).of(round_, arm, "evaluate").frame("metrics").with_columns(pl.lit(arm).alias("arm"))
 
 
-@st.cache_data(max_entries=512, show_spinner=False)
-def _probes(path: str, arm: str, round_: int, when: int) -> pl.DataFrame:
-    return Run(Path(path)).of(round_, arm, "evaluate").frame("probes").with_columns(pl.lit(arm).alias("arm"))
+@st.cache_data(max_entries=1024, show_spinner=False)
+def _evaluated(path: str, arm: str, round_: int, name: str, when: int) -> pl.DataFrame:
+    """A table of one evaluation; columns that it was written without are null."""
+    frame = Run(Path(path)).of(round_, arm, "evaluate").frame(name)
+    return table(name, frame.with_columns(pl.lit(arm).alias("arm")) if "arm" in frame.columns else frame)
 
 
 @st.cache_data(max_entries=32, show_spinner=False)
@@ -70,10 +72,29 @@ def metrics(run: Run) -> pl.DataFrame:
 
 def probes(run: Run, arms: tuple[str, ...]) -> pl.DataFrame:
     """PROBES of all finished rounds of these arms."""
-    parts = [table("probes", [])]
+    return _of_all_rounds(run, arms, "probes")
+
+
+def next_tokens(run: Run, arms: tuple[str, ...]) -> pl.DataFrame:
+    """NEXT_TOKENS of all finished rounds of these arms."""
+    return _of_all_rounds(run, arms, "next_tokens")
+
+
+def _of_all_rounds(run: Run, arms: tuple[str, ...], name: str) -> pl.DataFrame:
+    parts = [table(name, [])]
     for arm in arms:
-        parts += [_probes(str(run.path), arm, r, stamp(run.of(r, arm, "evaluate"))) for r in finished(run, arm)]
+        parts += [_evaluated(str(run.path), arm, r, name, stamp(run.of(r, arm, "evaluate"))) for r in finished(run, arm)]
     return pl.concat(parts)
+
+
+def generations(run: Run, arm: str, round_: int) -> pl.DataFrame:
+    """GENERATIONS of one evaluation."""
+    return _evaluated(str(run.path), arm, round_, "generations", stamp(run.of(round_, arm, "evaluate")))
+
+
+def entropy(run: Run, arm: str, round_: int) -> pl.DataFrame:
+    """ENTROPY of one evaluation."""
+    return _evaluated(str(run.path), arm, round_, "entropy", stamp(run.of(round_, arm, "evaluate")))
 
 
 def samples(run: Run, arm: str, round_: int) -> pl.DataFrame:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import streamlit as st
 
-from dces_core import launch, store
+from dces_core import labels, launch, store
 from dces_core.errors import UserError
 from dces_core.store import Run
 from dces_core.ui import look, read
@@ -72,8 +72,8 @@ def changed(name: str) -> None:
 
 
 def label_of(run: Run) -> str:
-    """A run's name with its state."""
-    return f"{run.id} · {'recorded' if run.recorded else launch.state(run)}"
+    """A run's name with its label and its state."""
+    return " · ".join(filter(None, [run.id, labels.read(run).label, "recorded" if run.recorded else launch.state(run)]))
 
 
 def pick_run() -> None:
@@ -288,6 +288,15 @@ def pick_pair(arms: tuple[str, ...]) -> tuple[str, ...]:
     return left, right
 
 
+def pick_prompt(prompts: dict[str, str]) -> str:
+    """A watched prompt, by id: `prompt` of the address bar; the hand-eye prompt at first. `prompts`: id -> prompt."""
+    default = next((key for key, prompt in prompts.items() if prompt == HAND_EYE), next(iter(prompts)))
+    key = linked("prompt", list(prompts), default)
+    label = lambda prompt_id: f"{prompts[prompt_id]}  ({prompt_id})"  # noqa: E731
+    st.selectbox("Prompt", list(prompts), key=key, format_func=label, on_change=changed, args=("prompt",), width=620)
+    return str(st.session_state[key])
+
+
 def need_pair(run: Run, stage: str) -> tuple[tuple[str, ...], int, list[int]]:
     """Two arms that finished a stage, the round to look at, and the rounds there are; stops as `need_rounds` does."""
     every, rounds = need_rounds(run, stage)
@@ -332,9 +341,12 @@ def heading(title: str, run: Run | None = None, note: str = "") -> None:
         f"seed {config.seed} (1 seed)",
         f"{config.eval.split} split",
     ]
+    if run.parent:
+        bits.append(f"{run.parent.get('kind')} from {run.parent.get('run')} at round {run.parent.get('round')}")
     if note:
         bits.append(note)
-    rest = escaped(" · ".join(bits))
+    label = labels.read(run).label
+    rest = escaped(" · ".join([label, *bits] if label else bits))
     look.show(f'<p class="quiet">{badge(run)} &nbsp;<b>{escaped(run.id)}</b> · {rest}</p>')
 
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 import difflib
 import re
 import unicodedata
+from collections import Counter
 from html import escape
 
 from dces_core.metrics.text import loop_span, repeated_spans
 
 Span = tuple[int, int, str]
-PIECE = re.compile(r"\s+|\w+|[^\w\s]")
+PIECE = re.compile(r"\s*(?:\w+|[^\w\s])|\s+")  # a word or a mark with the white space before it
+MOST_PAIRS = 20_000
 UNSEEN = {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
@@ -50,31 +52,51 @@ def spans_of(text: str) -> list[Span]:
     return [(a, min(b, start), kind) for a, b, kind in repeats if a < start] + [(start, end, "loop")]
 
 
+def painted(text: str, start: int, end: int, spans: list[Span]) -> str:
+    """text[start:end] as safe HTML with the parts of the (ordered) spans that lie in it."""
+    parts, at = [], start
+    for first, last, kind in spans:
+        first, last = max(first, at), min(last, end)
+        if first < last:
+            parts += [escaped(text[at:first]), f'<span class="{kind}">{escaped(text[first:last])}</span>']
+            at = last
+    return "".join([*parts, escaped(text[at:end])])
+
+
 def mark(text: str | None, highlight: bool = True) -> str:
     """Model text as a block of safe HTML, loops and repeated spans highlighted."""
-    if text is None:
-        return '<div class="said"><span class="none">no answer stored</span></div>'
     if not text:
-        return '<div class="said"><span class="none">empty answer</span></div>'
-    parts, at = [], 0
-    for start, end, kind in spans_of(text) if highlight else []:
-        parts += [escaped(text[at:start]), f'<span class="{kind}">{escaped(text[start:end])}</span>']
-        at = end
-    return f'<div class="said">{"".join(parts)}{escaped(text[at:])}</div>'
+        return f'<div class="said"><span class="none">{"no answer stored" if text is None else "empty answer"}</span></div>'
+    return f'<div class="said">{painted(text, 0, len(text), spans_of(text) if highlight else [])}</div>'
 
 
-def diff(before: str, after: str) -> str:
-    """A word diff as a block of safe HTML: what was replaced, what came in its place."""
+def opcodes(old: list[str], new: list[str]) -> list[tuple[str, int, int, int, int]]:
+    """As SequenceMatcher.get_opcodes. That is cubic in how often a piece recurs, and looping answers recur in nothing else:
+    beyond MOST_PAIRS equal pairs only the common start and the common end count as equal.
+    """
+    counts = Counter(old)
+    if sum(counts[piece] for piece in new) <= MOST_PAIRS:
+        return list(difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes())
+    short = min(len(old), len(new))
+    head = next((i for i in range(short) if old[i] != new[i]), short)
+    tail = next((i for i in range(short - head) if old[-1 - i] != new[-1 - i]), short - head)
+    a, b = len(old) - tail, len(new) - tail
+    return [("equal", 0, head, 0, head), ("replace", head, a, head, b), ("equal", a, len(old), b, len(new))]
+
+
+def diff(before: str, after: str, highlight: bool = False) -> str:
+    """A word diff as a block of safe HTML: what is gone, what came; loops and repeated spans of `after` where asked for."""
     old, new = PIECE.findall(before), PIECE.findall(after)
-    parts = []
-    for kind, a, b, c, d in difflib.SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
-        if kind == "equal":
-            parts.append(escaped("".join(old[a:b])))
-            continue
-        if b > a:
+    spans = spans_of(after) if highlight else []
+    parts, at = [], 0
+    for kind, a, b, c, d in opcodes(old, new):
+        if kind != "equal" and b > a:
             parts.append(f"<del>{escaped(''.join(old[a:b]))}</del>")
-        if d > c:
-            parts.append(f"<ins>{escaped(''.join(new[c:d]))}</ins>")
+        end = at + sum(map(len, new[c:d]))
+        if end > at:
+            body = painted(after, at, end, spans)
+            parts.append(body if kind == "equal" else f"<ins>{body}</ins>")
+        at = end
     return f'<div class="said">{"".join(parts)}</div>'
 
 

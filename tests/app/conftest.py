@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
+
+if TYPE_CHECKING:
+    from dces_core.study_store import Output
 
 sys.path.insert(0, str(Path(__file__).parent))
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,15 +21,25 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.fixture
 def runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty runs directory; nothing recorded, nothing in the cache."""
-    from dces_core import store
+    from dces_core import store, study_store
 
     root = tmp_path / "runs"
     root.mkdir()
     monkeypatch.setenv("DCES_RUNS", str(root))
     monkeypatch.setenv("DCES_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(store, "recorded_root", lambda: tmp_path / "recorded")
+    for module in (store, study_store):
+        monkeypatch.setattr(module, "recorded_root", lambda: tmp_path / "recorded")
     st.cache_data.clear()
     return root
+
+
+@pytest.fixture(scope="session")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Output:
+    """A study of the fake engine, two rounds: plain and dces of seeds 0 and 1, random of seed 1. To be copied, not changed."""
+    from make_study import make_study
+
+    folder = tmp_path_factory.mktemp("study")
+    return make_study(folder / "made", folder / "out")
 
 
 @pytest.fixture

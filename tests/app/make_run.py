@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+from make_tables import entropy, next_tokens
 
 from dces_core import processes, store
 from dces_core.config import RunConfig, parse
@@ -79,6 +80,9 @@ GENERATED = {
     "bertscore_r": (0.6, -0.012),
     "bertscore_f1": (0.605, -0.014),
     "tail_coverage": (0.34, -0.03),
+    "survival_head": (0.99, -0.01),
+    "survival_middle": (0.81, -0.06),
+    "survival_tail": (0.34, -0.07),
     "dispersion": (0.927, -0.006),
     "length": (38.5, 0.6),
     "ended_rate": (0.78, -0.05),
@@ -173,7 +177,10 @@ def evaluation(draft: Draft, config: RunConfig, arm: str, round_: int, rng: np.r
     rows.append({**metric_row(arm, round_, "", "distinct_1_mean", 0, 0), "value": None, "n": 0, "reason": "every continuation is empty"})
     draft.table("metrics", rows)
     draft.table("reliability", reliability(config, arm, round_))
-    draft.table("probes", probes(arm, round_))
+    draft.table("entropy", entropy(list(config.data.tests), pathway(1.0, arm) * round_))
+    draft.table("probes", watched := probes(arm, round_))
+    ids = list(dict.fromkeys(str(row["prompt_id"]) for row in watched))
+    draft.table("next_tokens", next_tokens(ids, arm, round_, pathway(1.0, arm) * round_))
     draft.table("generations", generations(arm, round_, rng))
 
 
@@ -221,6 +228,7 @@ def probes(arm: str, round_: int) -> list[dict[str, object]]:
             "mode": mode,
             "text": text,
             "loop": "1.1.1" in text or "1. 1. 1" in text,
+            "frozen_logprob": -1.5 if text else None,
         }
         for key, (prompt, text) in texts.items()
         for mode in ("greedy", "sampled")

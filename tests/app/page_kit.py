@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from streamlit.testing.v1 import AppTest
 
-PAGES = ("start", "launch", "watch", "trajectories", "clusters", "feedback", "generations", "runs")
+PAGES = ("start", "launch", "watch", "trajectories", "clusters", "feedback", "point", "generations", "case", "ask", "runs")
 
 
 def shown(app: AppTest) -> str:

@@ -92,7 +92,7 @@ def test_the_address_leads_to_the_view(runs: Path, open_page: Open) -> None:
     app = open_page("trajectories", run="synthetic-1", shown="against", base="dces", round="2")
     assert app.selectbox(key="pick-base").value == "dces" and "The zero line is dces." in words_of(app)
     charted = [spec for spec in specs(app) if spec["layout"]["title"]["text"].startswith("Δ")]
-    assert len(charted) == len(specs(app)) - 1, "all but the reliability diagram"
+    assert len(charted) == len(specs(app)) - 4, "all but the reliability diagram and three entropy histograms"
     assert {trace["name"] for trace in charted[0]["data"] if "name" in trace} == {"plain", "dces-targets"}
     lines = [shape for shape in charted[0]["layout"]["shapes"] if shape["x0"] == 2]
     assert len(lines) == 1, "the picked round"

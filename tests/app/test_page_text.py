@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from html import unescape
 from html.parser import HTMLParser
 
@@ -110,3 +111,30 @@ def test_cells_cannot_be_formulas() -> None:
     assert text.plain_cell('=HYPERLINK("x")') == '\'=HYPERLINK("x")'
     assert text.plain_cell("1.1.1.") == "1.1.1."
     assert text.plain_cell(-3) == -3
+
+
+@given(texts, texts)
+def test_a_highlighted_diff_marks_what_mark_marks(before: str, after: str) -> None:
+    html = text.diff(before, after, highlight=True)
+    reader = Reader(re.sub(r"<del>.*?</del>", "", html))
+    assert reader.words == seen(after)
+    assert ('class="loop"' in html) == ('class="loop"' in text.mark(after))
+    assert ('class="rep"' in html) == ('class="rep"' in text.mark(after))
+
+
+def test_two_loops_of_any_length_are_compared_at_once() -> None:
+    started = time.perf_counter()
+    html = text.diff("Golf is good. " + "1." * 3000, "Golf is good. " + "1. " * 3000 + "End.")
+    assert time.perf_counter() - started < 2, "SequenceMatcher alone takes minutes"
+    assert html.startswith('<div class="said">Golf is good.') and html.count("<del>") == html.count("<ins>") == 1
+
+
+def test_a_diff_beyond_the_limit_keeps_the_common_start_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text, "MOST_PAIRS", 0)
+    assert text.diff("a b c d", "a x d") == '<div class="said">a<del> b c</del><ins> x</ins> d</div>'
+    assert text.diff("a b", "a b") == '<div class="said">a b</div>'
+    assert text.diff("a a", "a a a") == '<div class="said">a a<ins> a</ins></div>'
+
+
+def test_a_diff_takes_words_with_the_space_before_them() -> None:
+    assert text.diff("one two three", "one six three") == '<div class="said">one<del> two</del><ins> six</ins> three</div>'

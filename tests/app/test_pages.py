@@ -36,7 +36,10 @@ def test_a_finished_run(page: str, runs: Path, open_page: Open) -> None:
         "trajectories": "1 seed: points, no interval",
         "clusters": "Distances in two dimensions have no direct meaning",
         "feedback": "Every sample of the pool leaves it once",
+        "point": "plain in round 3: 98% on its likeliest token",
         "generations": "collapsed at round 2",
+        "case": "under plain 4 of 8, first in round 2 (greedy); under dces none of 8",
+        "ask": "Put a prompt of your own to two checkpoints",
         "runs": "Select a row",
     }
     assert expected[page] in shown(app)
@@ -257,7 +260,8 @@ def test_generations_maps_degeneracy_of_each_arm_in_the_mode_shown(runs: Path, o
     assert len(app.get("plotly_chart")) == 2
     assert "Degeneracy of an answer: 1 where it is empty or ends in a loop" in words
     assert words.count('<div class="round now">1</div>') == 1
-    assert "round now" not in shown(open_page("generations", run="synthetic-1", round="-1"))
+    assert words.count('class="round now"') == 1
+    assert '<div class="round now">0</div>' in shown(open_page("generations", run="synthetic-1", round="-1"))
 
 
 def test_generations_of_a_half_finished_run_maps_what_is_there(runs: Path, open_page: Open) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from browser_kit import Server, plot_box
+from browser_kit import ROOT, Server, plot_box
 from make_run import HOSTILE, make_run
 from playwright.sync_api import Browser, expect
 
@@ -42,7 +42,7 @@ def test_first_visitor_may_come_by_deep_link(server: Server, browser: Browser) -
     expect(page.get_by_role("heading", name="Generations")).to_be_visible()
     expect(page.get_by_text("collapsed at round 2")).to_be_visible()
     expect(page.get_by_role("dialog")).to_have_count(0)
-    expect(page.get_by_test_id("stSidebarNavLink")).to_have_count(8)
+    expect(page.get_by_test_id("stSidebarNavLink")).to_have_count(len(list((ROOT / "pages").glob("*.py"))))
     assert "round=2" in page.url and "mode=sampled" in page.url
     assert server.foreign == []
     page.close()
@@ -53,7 +53,7 @@ def test_every_page_in_both_themes(server: Server, browser: Browser) -> None:
     for theme, ground in (("light", "rgb(255, 255, 255)"), ("dark", "rgb(21, 23, 26)")):
         context = browser.new_context(color_scheme=theme)  # type: ignore[arg-type]
         page = server.watch(context.new_page())
-        for path in ("", "launch", "watch", "trajectories", "clusters", "feedback", "generations", "runs"):
+        for path in ("", "launch", "watch", "trajectories", "clusters", "feedback", "point", "generations", "runs"):
             server.open(page, f"{path}?run=synthetic-1")
             expect(page.locator("h1")).to_be_visible()
             assert page.get_by_test_id("stException").count() == 0
@@ -89,6 +89,37 @@ def test_a_click_on_the_heat_map_picks_prompt_and_round(server: Server, browser:
     worst = re.search(r"prompt=(probe-\d+)", page.url)
     assert worst and worst.group(1) != "probe-01"
     expect(page.locator(".st-key-probes .said").first).to_have_text("1. 1. 1. 1. 1. 1. 1. 1. 1. 1.")
+    page.close()
+
+
+def test_a_row_of_the_answers_is_read_and_linked(server: Server, browser: Browser) -> None:
+    make_run(server.runs)
+    page = server.open(browser.new_page(viewport={"width": 1440, "height": 2600}), "generations?run=synthetic-1&vs=plain,dces&round=1")
+    before = page.locator(".st-key-pair .ask").inner_text()
+    table = page.get_by_test_id("stDataFrame").last.bounding_box()
+    assert table is not None
+    page.mouse.click(table["x"] + 16, table["y"] + 35 * 3.5)  # the header and two rows lie above the third
+    page.wait_for_url(re.compile("answer=test-"), timeout=20_000)
+    expect(page.locator(".st-key-pair .ask")).not_to_have_text(before)
+    read = page.locator(".st-key-pair .ask").inner_text()
+    server.open(page, page.url.split("/", 3)[3])
+    expect(page.locator(".st-key-pair .ask")).to_have_text(read)
+    page.close()
+
+
+def test_the_case_study_is_verbatim_and_leads_on(server: Server, browser: Browser) -> None:
+    make_run(server.runs, rounds=1)
+    page = server.watch(browser.new_page())
+    for i, value in enumerate(HOSTILE):
+        server.open(page, f"case?run=synthetic-1&prompt=probe-{i + 2:02d}")
+        cell = page.locator(".st-key-story .said").last
+        expect(cell).to_be_visible()
+        assert cell.evaluate("node => node.textContent") == seen(value)
+    server.open(page, "case?run=synthetic-1&vs=plain,dces")
+    page.locator(".st-key-worst a").first.click()
+    page.wait_for_url(re.compile("prompt="), timeout=20_000)
+    expect(page.locator(".ask.big")).to_contain_text("Question")
+    assert server.foreign == []
     page.close()
 
 
