@@ -35,7 +35,7 @@ def key_of(place: Checkpoint) -> str:
 def words_of(key: str) -> str:
     """A checkpoint in a list."""
     arm, _, round_ = key.partition("/")
-    return {NOBODY: "nobody else", f"{SHARED}/0": "round 0, before any training (all arms)"}.get(key, f"{arm}, round {round_}")
+    return {NOBODY: "nobody else", f"{SHARED}/0": "round 0, where all arms begin"}.get(key, f"{arm}, round {round_}")
 
 
 def pick_checkpoints(run: Run, places: list[Checkpoint]) -> list[Checkpoint]:
@@ -139,9 +139,8 @@ def pick_job(jobs: list[Job]) -> Job:
     words = {job.id: f"{str(job.facts.get('asked', ''))[:16].replace('T', ' ')}  {job.question.prompt[:70]}" for job in jobs}
     key = state.linked("question", list(by_id), jobs[0].id)
     if len(jobs) > 1:
-        st.selectbox(
-            "Question", list(by_id), key=key, format_func=lambda job_id: words[job_id], on_change=state.changed, args=("question",)
-        )
+        bare: Any = {"on_change": state.changed, "args": ("question",), "width": 620}
+        st.selectbox("Question", list(by_id), key=key, format_func=lambda job_id: words[job_id], **bare)
     return by_id[str(st.session_state[key])]
 
 
@@ -219,7 +218,7 @@ def grid(asked: Question, rows: list[dict[str, Any]], now: str, highlight: bool)
 
 def head(place: Checkpoint) -> str:
     """A checkpoint above its answers."""
-    name, more = ("<b>round 0</b>", "before any training") if place.round == 0 else (look.chip(place.arm), f"round {place.round}")
+    name, more = ("<b>round 0</b>", "where all arms begin") if place.round == 0 else (look.chip(place.arm), f"round {place.round}")
     return f'<div class="named" style="margin:0">{name}<span class="quiet">{more}</span></div>'
 
 
@@ -252,6 +251,8 @@ def page() -> None:
         return
     chosen = pick_checkpoints(run, places)
     draw_missing(run)
+    if run.recorded:
+        st.page_link("pages/launch.py", label="Launch its settings", icon=":material/replay:", query_params={"from": run.id})
     busy = next((job for job in ask.jobs() if launch.state(job) in launch.ALIVE), None)
     if model_is_here(run.config):
         draw_form(run, chosen, busy)

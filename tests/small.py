@@ -13,7 +13,7 @@ from dces_core.config import SHIPPED, RunConfig, parse
 from dces_core.store import Run
 
 #: Undefined with a reason while round 0 is the base model itself, and where BERTScore is off.
-MAY_BE_UNDEFINED = {"gain_kept", "bertscore_p", "bertscore_r", "bertscore_f1"}
+MAY_BE_UNDEFINED = {"gain_kept", "bertscore_p", "bertscore_r", "bertscore_f1", "trained_ref_ppl", "trained_loop_rate"}
 FAST: dict[str, Any] = {
     "engine": "fake",
     "rounds": 2,

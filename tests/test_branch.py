@@ -194,19 +194,20 @@ def test_damaged_stages_are_not_taken_over(two: Run, tmp_path: Path, damage: str
     assert store.discover(recorded=False) == []
 
 
-def test_a_parent_that_is_deleted_meanwhile_leaves_nothing_behind(two: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_done.json", "samples.parquet"):
-        shutil.copytree(two.path, tmp_path / name)
-        run, real = Run(tmp_path / name), launch.create
+@pytest.mark.parametrize("name", ["_done.json", "samples.parquet"])
+def test_a_parent_that_is_deleted_meanwhile_leaves_nothing_behind(
+    two: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    shutil.copytree(two.path, tmp_path / "gone")
+    run, real = Run(tmp_path / "gone"), launch.create
 
-        def create(*arguments: Any, run: Run = run, name: str = name, **facts: Any) -> Run:
-            run.stage(2, "dces", "select").file(name).unlink()
-            return real(*arguments, **facts)
+    def create(*arguments: Any, **facts: Any) -> Run:
+        run.stage(2, "dces", "select").file(name).unlink()
+        return real(*arguments, **facts)
 
-        monkeypatch.setattr(launch, "create", create)
-        with pytest.raises(UserError, match="has lost round-02/dces/select"):
-            branch.continue_run(run, 1)
-        monkeypatch.setattr(launch, "create", real)
+    monkeypatch.setattr(launch, "create", create)
+    with pytest.raises(UserError, match="has lost round-02/dces/select"):
+        branch.continue_run(run, 1)
     assert store.discover(recorded=False) == []
 
 

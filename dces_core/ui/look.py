@@ -150,8 +150,9 @@ def show(html: str, key: str | None = None) -> Any:
 
 def rules() -> str:
     """The stylesheet in the colours of the theme. Better is blue, worse is vermilion: both eyes and printers tell them apart."""
-    bad, good, better = ("#F59A66", "#5BD3AE", "#6FB8EE") if is_dark() else ("#B34700", "#00704F", "#0063A0")
-    return f":root {{--bad: {bad}; --good: {good}; --better: {better}; --paper: {paper()};}}{CSS}"
+    dark = ("#F59A66", "#5BD3AE", "#6FB8EE", "#ECEBE7")
+    bad, good, better, ink = dark if is_dark() else ("#B34700", "#00704F", "#0063A0", "#212529")
+    return f":root {{--bad: {bad}; --good: {good}; --better: {better}; --ink: {ink}; --paper: {paper()};}}{CSS}"
 
 
 def style() -> None:

@@ -56,7 +56,7 @@ def click(app: AppTest, key: str) -> AppTest:
 def test_only_rounds_with_weights_are_offered_and_the_others_are_explained(run: Run, open_page: Open) -> None:
     app = open_page("ask", run=run.id)
     assert app.selectbox(key="pick-left").options == [
-        "round 0, before any training (all arms)", "plain, round 1", "plain, round 3", "dces, round 1", "dces, round 3",
+        "round 0, where all arms begin", "plain, round 1", "plain, round 3", "dces, round 1", "dces, round 3",
     ]  # fmt: skip
     assert (app.selectbox(key="pick-left").value, app.selectbox(key="pick-right").value) == ("plain/3", "dces/3")
     words = shown(app)
@@ -193,7 +193,7 @@ def test_one_checkpoint_alone(run: Run, open_page: Open, started: list[Run]) -> 
 def test_a_recorded_run_offers_its_base_model(run: Run, open_page: Open) -> None:
     shutil.copytree(run.path, store.recorded_root() / "shipped")
     app = open_page("ask", run="shipped")
-    assert app.selectbox(key="pick-left").options == ["round 0, before any training (all arms)"]
+    assert app.selectbox(key="pick-left").options == ["round 0, where all arms begin"]
     assert "a run that ships with the project has no weights" in shown(app)
 
 
