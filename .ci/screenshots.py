@@ -1,4 +1,4 @@
-"""Make the README's pictures: the product's own pages over the recorded run, in a real Chromium.
+"""Make the pictures of README.md and docs/tour.md: the product's own pages over the recorded run, in a real Chromium.
 
     python .ci/screenshots.py
 
@@ -24,7 +24,7 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "data" / "recorded"
 IMAGES = ROOT / "docs" / "images"
-PAGES = {"start": "", "trajectories": "trajectories", "clusters": "clusters", "generations": "generations"}
+PAGES = {"start": "", **{name: name for name in ("launch", "trajectories", "clusters", "feedback", "generations", "case", "compare", "runs")}}
 READY = "[data-testid='stApp'][data-test-connection-state='CONNECTED'][data-test-script-state='notRunning']"
 LIMIT_S = 60.0
 #: Pages draw their charts after the script has ended.
