@@ -242,15 +242,24 @@ def _step(rounds: list[int], index: int) -> None:
 
 
 def follow(run: Run, name: str, shown: int) -> None:
-    """While the run lives, look every 3 s for a newer round: go there while following, else offer it as a chip."""
+    """While the run lives, look every 3 s for a newer round: go there while following, else offer it as a chip.
+
+    An arm that reaches the round that is shown is drawn at once.
+    """
+
+    def standing() -> list[list[int]]:
+        return [read.finished(run, arm, name) for arm in run.config.arms]
+
+    before = standing()
 
     @st.fragment(run_every=3 if read.live(run) else None)
     def poll() -> None:
-        latest = max((r for arm in run.config.arms for r in read.finished(run, arm, name)), default=-1)
+        now = standing()
+        latest = max((max(rounds, default=-1) for rounds in now), default=-1)
+        if now != before and (latest <= shown or asked("round") is None):
+            st.rerun(scope="app")
         if latest <= shown:
             return
-        if asked("round") is None:
-            st.rerun(scope="app")
         if st.button(f"Round {latest} is ready", icon=":material/fiber_new:", key="round-new"):
             forget("round")
             st.rerun(scope="app")

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from make_run import make_run
 from streamlit.testing.v1 import AppTest
+
+from dces_core.ui import state
 
 Open = Callable[..., AppTest]
 
@@ -55,3 +60,33 @@ def test_another_page_ends_it(runs: Path, open_page: Open) -> None:
     app.switch_page("pages/runs.py").run()
     app.switch_page("pages/clusters.py").run()
     assert not playing(app) and app.select_slider[0].value == 1
+
+
+class Rerun(Exception):
+    """The page was drawn again."""
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "asked", "drawn"),
+    [
+        ([[0, 1], [0, 1]], [[0, 1], [0, 1]], None, False),
+        ([[0, 1], [0, 1]], [[0, 1, 2], [0, 1]], None, True),
+        ([[0, 1, 2], [0, 1]], [[0, 1, 2], [0, 1, 2]], "2", True),  # the second arm reaches the round that is shown
+        ([[0, 1, 2], [0, 1]], [[0, 1, 2, 3], [0, 1]], "2", False),  # a newer round is offered
+    ],
+)
+def test_what_a_live_run_draws_again(
+    monkeypatch: pytest.MonkeyPatch, before: list[list[int]], now: list[list[int]], asked: str | None, drawn: bool
+) -> None:
+    polls: list[Any] = []
+    answers = iter([*before, *now])
+    monkeypatch.setattr(state.st, "fragment", lambda run_every: lambda poll: polls.append(poll) or (lambda: None))
+    monkeypatch.setattr(state.st, "rerun", lambda scope: (_ for _ in ()).throw(Rerun))
+    monkeypatch.setattr(state.st, "button", lambda *a, **k: False)
+    monkeypatch.setattr(state, "asked", lambda name: asked)
+    monkeypatch.setattr(state.read, "live", lambda run: True)
+    monkeypatch.setattr(state.read, "finished", lambda run, arm, name: next(answers))
+    run: Any = SimpleNamespace(config=SimpleNamespace(arms=("plain", "dces")))
+    state.follow(run, "evaluate", max(map(max, before)))
+    with pytest.raises(Rerun) if drawn else nullcontext():
+        polls[0]()
