@@ -24,7 +24,8 @@ from playwright.sync_api import Page, sync_playwright
 ROOT = Path(__file__).resolve().parent.parent
 RECORDED = ROOT / "data" / "recorded"
 IMAGES = ROOT / "docs" / "images"
-PAGES = {"start": "", **{name: name for name in ("launch", "trajectories", "clusters", "feedback", "generations", "case", "compare", "runs")}}
+NAMES = ("launch", "trajectories", "clusters", "feedback", "generations", "case", "compare", "runs")
+PAGES = {"start": "", **dict(zip(NAMES, NAMES, strict=True))}
 READY = "[data-testid='stApp'][data-test-connection-state='CONNECTED'][data-test-script-state='notRunning']"
 LIMIT_S = 60.0
 #: Pages draw their charts after the script has ended.
