@@ -146,7 +146,7 @@ class Run:
 
     def stage(self, round_: int, arm: str, name: str) -> Stage:
         """The stage of a round of an arm (`shared` for what belongs to all)."""
-        return Stage(self.path / f"round-{round_:02d}" / arm / name)
+        return Stage(self.path / f"round-{round_:02d}/{arm}/{name}")
 
     @contextmanager
     def commit(self, stage: Stage, inputs: str, **facts: Any) -> Iterator[Draft]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import polars as pl
 import streamlit as st
 
 from dces_core import launch
+from dces_core.config import RunConfig
 from dces_core.errors import UserError
 from dces_core.store import SHARED, Run
 from dces_core.ui import charts, look, read, state, text
@@ -23,6 +25,7 @@ WORDS = {
 }
 WORD_OF = {"on": "done", "doing": "at work", "skip": "not needed", "": "to do"}
 STAGES = ("generate", "select", "map", "train", "evaluate")  # in the order in which a round does them
+Done = dict[tuple[str, int], dict[str, bool]]  # (arm, round) -> stage -> whether it is done
 CURVES = (("ppl", True), ("entropy_real", True), ("distinct_2", False), ("loop_rate", False))
 
 
@@ -36,10 +39,19 @@ def stages_of(run: Run) -> tuple[str, ...]:
     return tuple(name for name in STAGES if name != "map" or run.config.map.on)
 
 
-def cell(run: Run, arm: str, round_: int, status: dict[str, Any], alive: bool) -> str:
+def finished_stages(run: Run) -> Done:
+    """Which stages of every round of every arm are done: all that a tick has to look up."""
+    config, names = run.config, stages_of(run)
+    return {
+        (arm, round_): {name: read.stamp(read.stage_of(run, arm, round_, name)) > 0 for name in (names if round_ else ("evaluate",))}
+        for arm in config.arms
+        for round_ in range(config.rounds + 1)
+    }
+
+
+def cell(stages: dict[str, bool], arm: str, round_: int, status: dict[str, Any], alive: bool) -> str:
     """One round of one arm as a bar: a box per stage."""
-    names = ("evaluate",) if round_ == 0 else stages_of(run)
-    done = [read.stamp(read.stage_of(run, arm, round_, name)) > 0 for name in names]
+    names, done = list(stages), list(stages.values())
     boxes = []
     for index, name in enumerate(names):
         here = alive and status.get("round") == round_ and status.get("arm") in (arm, SHARED) and status.get("stage") == name
@@ -49,12 +61,13 @@ def cell(run: Run, arm: str, round_: int, status: dict[str, Any], alive: bool) -
     return f'<div class="bar" style="--c:{look.look(arm).colour}">{"".join(boxes)}</div>'
 
 
-def stage_grid(run: Run, status: dict[str, Any], alive: bool) -> str:
+def stage_grid(done: Done, config: RunConfig, status: dict[str, Any], alive: bool) -> str:
     """Arms x rounds; a box per stage."""
-    config = run.config
     rounds = range(config.rounds + 1)
     head = "<span></span>" + "".join(f'<span class="quiet num">{r}</span>' for r in rounds)
-    rows = "".join(f"<span>{look.chip(arm)}</span>" + "".join(cell(run, arm, r, status, alive) for r in rounds) for arm in config.arms)
+    rows = "".join(
+        f"<span>{look.chip(arm)}</span>" + "".join(cell(done[arm, r], arm, r, status, alive) for r in rounds) for arm in config.arms
+    )
     columns = f"max-content minmax(22px, .3fr) repeat({config.rounds}, minmax(46px, 1fr))"
     return f'<div class="scroll"><div class="stages" style="grid-template-columns:{columns}">{head}{rows}</div></div>'
 
@@ -175,11 +188,11 @@ def say(run: Run, now: str, status: dict[str, Any]) -> None:
         st.text(WORDS[now])
 
 
-def tick(run: Run, was_live: bool) -> None:
-    """Everything that moves."""
-    now, status = launch.state(run), run.status()
+def tick(run: Run, was_live: bool, before: Done) -> None:
+    """What moves between two stages. When one has landed, or the run has ended, the whole page is drawn anew."""
+    now, status, done = launch.state(run), run.status(), finished_stages(run)
     alive = now in launch.ALIVE
-    if was_live and not alive:
+    if (was_live and not alive) or done != before:
         st.rerun(scope="app")
     say(run, now, status)
     facts = "".join(
@@ -189,14 +202,14 @@ def tick(run: Run, was_live: bool) -> None:
     look.show(f'<div class="chips">{facts}</div>')
     if alive:
         now_line(status)
-    look.show(stage_grid(run, status, alive))
+    look.show(stage_grid(done, run.config, status, alive))
     look.show(
         f'<p class="quiet">A column is a round, a box a finished stage: {", ".join(stages_of(run))}. Round 0 is shared by all arms.</p>'
     )
-    curves(run)
-    st.subheader("Feedback loop", anchor=False)
-    look.show(controller_table(run))
-    st.subheader("Log", anchor=False)
+
+
+def log(run: Run) -> None:
+    """The newest lines."""
     st.code("\n".join(run.log_tail(12) or event_lines(run)[-12:]) or "nothing yet", language=None, wrap_lines=True)
 
 
@@ -208,7 +221,13 @@ def page() -> None:
             state.heading("Watch", run)
         buttons(run, launch.state(run))
     live = read.live(run)
-    st.fragment(tick, run_every=2.0 if live else None)(run, live)
+    timed = partial(st.fragment, run_every=2.0 if live else None)
+    timed(tick)(run, live, finished_stages(run))
+    curves(run)
+    st.subheader("Feedback loop", anchor=False)
+    look.show(controller_table(run))
+    st.subheader("Log", anchor=False)
+    timed(log)(run)
 
 
 state.run_page(page)

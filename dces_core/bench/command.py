@@ -31,6 +31,7 @@ BENCHES = {
     "select-1m": "selection.large",
     "round": "runs.stages",
     "growth": "growth.growth",
+    "ui": "ui.ui",
 }
 
 

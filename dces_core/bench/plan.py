@@ -29,3 +29,9 @@ class Plan:
     maps: tuple[int, ...] = (1_000, 10_000, 100_000)  # samples: projection
     map_fit: int = 600  # rows that the map's frame is fitted on
     scored: tuple[int, ...] = (100, 400, 1_600)  # responses: evaluation
+    ui_arms: int = 10  # of the run that the dashboard is measured on
+    ui_rounds: int = 10
+    ui_samples: int = 2_000  # of each arm and round
+    ui_ticks: int = 50  # of each page
+    ui_points: tuple[int, ...] = (5_000, 50_000)  # of the maps that are zoomed: what a page draws at most, and ten times that
+    ui_zooms: int = 10

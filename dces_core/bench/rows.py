@@ -38,6 +38,13 @@ GOALS: dict[str, tuple[Literal["ours", "ratio"], Literal["≥", "≤"], float]] 
     "growth-project-time": ("ratio", "≤", 1.1),
     "growth-project-memory": ("ratio", "≤", 1.1),
     "growth-evaluate-memory": ("ratio", "≤", 0.1),
+    "ui-map-cold": ("ours", "≤", 1.0),
+    "ui-map-warm": ("ours", "≤", 0.2),
+    "ui-tick": ("ours", "≤", 20.0),
+    "ui-tick-figures": ("ours", "≤", 0.0),
+    "ui-memory": ("ours", "≤", 400.0),
+    "ui-first-paint": ("ours", "≤", 3.0),
+    "ui-zoom-50k": ("ours", "≤", 500.0),
 }
 BEGIN, END = "<!-- begin: dces bench -->", "<!-- end: dces bench -->"
 PACKAGES = ("torch", "transformers", "trl", "ctranslate2", "scikit-learn", "umap-learn")

@@ -228,6 +228,17 @@ def symbols(frame: pl.DataFrame) -> list[str]:
     return frame.select(symbol.alias("symbol"))["symbol"].to_list()
 
 
+def hues(clusters: pl.Series) -> dict[str, Any]:
+    """A marker's colour by cluster, as steps of a colour scale: plotly reads every single colour of a list, but not of numbers."""
+    gated = -2  # below the noise of the clusterer
+    known, steps = np.unique(clusters.fill_null(gated).to_numpy(), return_inverse=True)
+    tints = [look.hue(cluster) for cluster in known.tolist()]
+    tints *= 2 if len(tints) == 1 else 1
+    last = max(1, len(tints) - 1)
+    scale = [[step / last, tint] for step, tint in enumerate(tints)] or None
+    return {"color": steps, "colorscale": scale, "cmin": 0, "cmax": last}
+
+
 def scatter_map(points: pl.DataFrame, ground: pl.DataFrame, facts: dict[str, Any], picked: list[int] | None = None) -> go.Figure:
     """One arm's round in the run's frame. `points`: SAMPLES with x, y and `row`, the id that a selection gives back.
 
@@ -240,13 +251,12 @@ def scatter_map(points: pl.DataFrame, ground: pl.DataFrame, facts: dict[str, Any
         x=ground["x"].to_numpy(), y=ground["y"].to_numpy(), mode="markers", marker=ground_marker, hoverinfo="skip", name="real"
     )
     faded = ~points["cluster"].is_in(picked).fill_null(False).to_numpy() if picked else np.zeros(points.height, dtype=bool)
-    tints = {cluster: look.hue(cluster) for cluster in points["cluster"].unique().to_list()}
-    colours = [tints[cluster] for cluster in points["cluster"].to_list()]
+    colours = hues(points["cluster"])
     marker = {
         "size": np.where((points["changed"].fill_null(0) > 0).to_numpy(), 8.5, 7.0),
         "symbol": symbols(points),
-        "color": colours,
-        "line": {"width": 1.5, "color": colours},
+        **colours,
+        "line": {"width": 1.5, **colours},
         "opacity": np.where(faded, FADED, np.where((points["fate"] == "over quota").to_numpy(), 0.42, 0.95)),
     }
     figure.add_scattergl(

@@ -11,7 +11,7 @@ import streamlit as st
 from dces_core import launch
 from dces_core.records import METRICS, table
 from dces_core.stage import Stage
-from dces_core.store import Run
+from dces_core.store import SHARED, Run
 from dces_core.ui.text import plain_cell
 
 
@@ -54,7 +54,8 @@ def _ground(path: str, when: int) -> pl.DataFrame:
 
 def stage_of(run: Run, arm: str, round_: int, name: str) -> Stage:
     """The stage that counts for an arm: round 0's evaluation and the first pool are shared, the shared map is only the ground."""
-    return run.of(round_, arm, name) if name in ("generate", "evaluate") else run.stage(round_, arm, name)
+    own = run.stage(round_, arm, name)
+    return own if name not in ("generate", "evaluate") or stamp(own) else run.stage(round_, SHARED, name)
 
 
 def finished(run: Run, arm: str, name: str = "evaluate") -> list[int]:
@@ -66,7 +67,7 @@ def metrics(run: Run) -> pl.DataFrame:
     """METRICS of all finished rounds; round 0 repeats under each arm."""
     parts = [table("metrics", [])]
     for arm in run.config.arms:
-        parts += [_metrics(str(run.path), arm, r, stamp(run.of(r, arm, "evaluate"))) for r in finished(run, arm)]
+        parts += [_metrics(str(run.path), arm, r, stamp(stage_of(run, arm, r, "evaluate"))) for r in finished(run, arm)]
     return pl.concat([part.select(list(METRICS)) for part in parts])
 
 
@@ -83,18 +84,18 @@ def next_tokens(run: Run, arms: tuple[str, ...]) -> pl.DataFrame:
 def _of_all_rounds(run: Run, arms: tuple[str, ...], name: str) -> pl.DataFrame:
     parts = [table(name, [])]
     for arm in arms:
-        parts += [_evaluated(str(run.path), arm, r, name, stamp(run.of(r, arm, "evaluate"))) for r in finished(run, arm)]
+        parts += [_evaluated(str(run.path), arm, r, name, stamp(stage_of(run, arm, r, "evaluate"))) for r in finished(run, arm)]
     return pl.concat(parts)
 
 
 def generations(run: Run, arm: str, round_: int) -> pl.DataFrame:
     """GENERATIONS of one evaluation."""
-    return _evaluated(str(run.path), arm, round_, "generations", stamp(run.of(round_, arm, "evaluate")))
+    return _evaluated(str(run.path), arm, round_, "generations", stamp(stage_of(run, arm, round_, "evaluate")))
 
 
 def entropy(run: Run, arm: str, round_: int) -> pl.DataFrame:
     """ENTROPY of one evaluation."""
-    return _evaluated(str(run.path), arm, round_, "entropy", stamp(run.of(round_, arm, "evaluate")))
+    return _evaluated(str(run.path), arm, round_, "entropy", stamp(stage_of(run, arm, round_, "evaluate")))
 
 
 def samples(run: Run, arm: str, round_: int) -> pl.DataFrame:
