@@ -18,7 +18,8 @@ SCHEMA = {
     "name": pl.String, "ours": pl.Float64, "peer": pl.Float64, "ratio": pl.Float64, "unit": pl.String, "n": pl.Int64, "note": pl.String,
 }  # fmt: skip
 #: What a row is meant to reach: which figure, from above or below, and the limit.
-GOALS: dict[str, tuple[Literal["ours", "ratio"], Literal["≥", "≤"], float]] = {
+Goals = dict[str, tuple[Literal["ours", "ratio"], Literal["≥", "≤"], float]]
+GOALS: Goals = {
     "generate-topp": ("ratio", "≥", 4.0),
     "generate-round": ("ratio", "≥", 5.0),
     "generate-topk": ("ratio", "≥", 3.0),
@@ -98,7 +99,7 @@ def stored(path: Path) -> list[dict[str, Any]]:
     return value
 
 
-def write_page(page: Path, results: Path, order: list[str]) -> None:
+def write_page(page: Path, results: Path, order: list[str], goals: Goals = GOALS) -> None:
     """Put the table of a file of results between the markers of a page. `order`: names of benches, first to last."""
     entries = stored(results)
     if not entries:
@@ -110,15 +111,15 @@ def write_page(page: Path, results: Path, order: list[str]) -> None:
     if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
         raise UserError(f"markdown = {str(page)!r} does not have the lines {BEGIN} and {END}; put them where the table belongs.")
     before, after = text.split(BEGIN)[0], text.split(END)[1]
-    page.write_text(f"{before}{BEGIN}\n{_markdown(entries, order)}\n{END}{after}", encoding="utf-8")
+    page.write_text(f"{before}{BEGIN}\n{_markdown(entries, order, goals)}\n{END}{after}", encoding="utf-8")
 
 
-def _markdown(entries: list[dict[str, Any]], order: list[str]) -> str:
+def _markdown(entries: list[dict[str, Any]], order: list[str], goals: Goals) -> str:
     lines = ["| bench | ours | peer | ratio | goal | n | note |", "|---|---|---|---|---|---|---|"]
     for entry in sorted(entries, key=lambda entry: _place(entry["name"], order)):
         row = Row(**{name: entry[name] for name in SCHEMA})
         unit = f" {row.unit}" if row.unit else ""
-        cells = (f"`{row.name}`", _number(row.ours, unit), _number(row.peer, unit), _number(row.ratio), _goal(row), f"{row.n:,}", row.note)
+        cells = (f"`{row.name}`", _number(row.ours, unit), _number(row.peer, unit), _number(row.ratio), goal_of(row, goals), f"{row.n:,}", row.note)
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     days = sorted({entry["measured"] for entry in entries})
     machines = sorted({entry["machine"] for entry in entries})
@@ -136,10 +137,11 @@ def _number(value: float | None, unit: str = "") -> str:
     return "-" if value is None else f"{value:,.3g}{unit}" if abs(value) < 100 else f"{value:,.0f}{unit}"
 
 
-def _goal(row: Row) -> str:
-    if row.name not in GOALS:
+def goal_of(row: Row, goals: Goals) -> str:
+    """The goal of a row and whether it is met; a dash where it has none."""
+    if row.name not in goals:
         return "-"
-    what, sign, limit = GOALS[row.name]
+    what, sign, limit = goals[row.name]
     value = row.ours if what == "ours" else row.ratio
     if value is None:
         return f"{sign} {limit:g}: not measured"
