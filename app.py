@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dces_core.ui import look, state, zoom
+from dces_core.ui import gatekeeper, look, state, zoom
 
 st.set_page_config(page_title="DCES Lab", page_icon=look.ICON, layout="wide")
 look.style()
+gatekeeper.admit()
 zoom.keep()
 page = st.navigation(
     {
@@ -15,6 +16,7 @@ page = st.navigation(
             st.Page("pages/start.py", title="Start", icon=":material/home:", default=True),
             st.Page("pages/launch.py", title="Launch", icon=":material/rocket_launch:", url_path="launch"),
             st.Page("pages/watch.py", title="Watch", icon=":material/monitoring:", url_path="watch"),
+            st.Page("pages/curate.py", title="Curate", icon=":material/filter_alt:", url_path="curate"),
         ],
         "Look": [
             st.Page("pages/trajectories.py", title="Trajectories", icon=":material/show_chart:", url_path="trajectories"),
@@ -25,9 +27,11 @@ page = st.navigation(
             st.Page("pages/case.py", title="Case study", icon=":material/menu_book:", url_path="case"),
             st.Page("pages/compare.py", title="Compare", icon=":material/compare_arrows:", url_path="compare"),
             st.Page("pages/ask.py", title="Ask", icon=":material/chat:", url_path="ask"),
+            st.Page("pages/diagnose.py", title="Diagnose", icon=":material/stethoscope:", url_path="diagnose"),
         ],
         "Keep": [st.Page("pages/runs.py", title="Runs", icon=":material/folder_open:", url_path="runs")],
-    }
+    },
+    expanded=True,  # all of them: Streamlit folds a long list
 )
 st.session_state["inside app"] = page.url_path
 state.pick_run()

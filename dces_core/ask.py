@@ -27,12 +27,24 @@ from dces_core import launch, models
 from dces_core.arms import ARMS
 from dces_core.config import RunConfig, Section, parse, validate
 from dces_core.errors import UserError
+from dces_core.reading import Test, all_of, fitted, is_count, is_number, is_text
 from dces_core.stage import Stage, read_json, write_json
-from dces_core.store import SHARED, WEIGHTS, Run, runs_root
+from dces_core.store import PRIVATE, SHARED, WEIGHTS, Run, runs_root
 
 KEPT = 20
+FACTS: dict[str, Test] = {
+    "threads": is_count,
+    **dict.fromkeys(("run", "asked"), is_text),
+    "weights": all_of(lambda source: source is None or is_text(source)),
+}
 ANSWERS = ("arm", "round", "mode", "draw", "text", "tokens", "ended", "logprob", "loop")
-KEEPS = {"newest": "of the newest round", "ends": "of the first and the newest round", "all": "of all rounds"}
+KEEPS = {
+    "newest": "of the newest round",
+    "ends": "of the first and the newest round",
+    "best": "of the best and the newest round",
+    "every-5": "of every fifth and the newest round",
+    "all": "of all rounds",
+}
 
 
 class Checkpoint(Section):
@@ -120,28 +132,27 @@ class Job(Run):
     @property
     def facts(self) -> dict[str, Any]:
         """What ask.json says; empty where it is unreadable."""
-        value = read_json(self.path / "ask.json")
-        return value if isinstance(value, dict) else {}
+        return fitted(read_json(self.path / "ask.json"), FACTS)
 
     @property
     def config(self) -> RunConfig:
         """Settings of the run that is asked."""
-        return parse(self.facts.get("config", {}))
+        return parse(self.facts.get("config") or {})
 
     @property
     def threads(self) -> int:
         """As many as that run computes with."""
-        return int(self.facts.get("threads", 1))
+        return int(self.facts.get("threads") or 1)
 
     @property
     def question(self) -> Question:
         """What is asked. Raises UserError where the folder is damaged."""
-        return validate(Question, self.facts.get("question", {}), "docs/ask.md")
+        return validate(Question, self.facts.get("question") or {}, "docs/ask.md")
 
     @property
     def run_id(self) -> str:
         """The run that is asked."""
-        return str(self.facts.get("run", ""))
+        return str(self.facts.get("run") or "")
 
     @property
     def answers_path(self) -> Path:
@@ -152,11 +163,22 @@ class Job(Run):
     def answers(self) -> list[dict[str, Any]]:
         """ANSWERS so far: arm, round, mode (greedy or sampled), draw, text, tokens, ended, mean log-probability in nats, loop."""
         value = read_json(self.answers_path)
-        return value if isinstance(value, list) else []
+        return list(filter(_is_answer, value)) if isinstance(value, list) else []
+
+    @property
+    def readable(self) -> bool:
+        """Whether the folder says what was asked."""
+        try:
+            return bool(self.question)
+        except UserError:
+            return False
 
     def weights(self, index: int) -> Path | None:
         """The weights of the question's checkpoint number `index`; None: the base model. Raises UserError where they are gone."""
-        source = self.facts["weights"][index]
+        sources = self.facts.get("weights") or []
+        if index >= len(sources):
+            raise UserError(f"{self.id} does not say where its weights lie; ask again.")
+        source = sources[index]
         if source is None:
             return None
         for path in (self.path / f"weights-{index}.safetensors", Path(source)):
@@ -167,9 +189,13 @@ class Job(Run):
             f"the weights of round {place.round} of {place.arm} were deleted before the question's turn came; ask a newer round."
         )
 
+    def linked_weights(self) -> list[Path]:
+        """The links to weights."""
+        return sorted(self.path.glob("weights-*.safetensors"))
+
     def unlink_weights(self) -> None:
         """Remove the links to weights."""
-        for path in self.path.glob("weights-*.safetensors"):
+        for path in self.linked_weights():
             path.unlink(missing_ok=True)
 
 
@@ -178,16 +204,28 @@ def jobs_root() -> Path:
     return runs_root() / ".jobs"
 
 
+def _is_answer(row: Any) -> bool:
+    """Whether a row of answers.json has the fields of ANSWERS."""
+    if not isinstance(row, dict) or row.keys() != set(ANSWERS):
+        return False
+    texts, counts = (
+        all(is_text(row[name]) for name in ("arm", "mode", "text")),
+        all(is_count(row[name]) for name in ("round", "draw", "tokens")),
+    )
+    flags = all(isinstance(row[name], bool) for name in ("ended", "loop"))
+    return texts and counts and flags and (row["logprob"] is None or is_number(row["logprob"]))
+
+
 def is_job(path: Path) -> bool:
     """Whether a folder is a question's."""
     return (path / "ask.json").is_file()
 
 
 def jobs(run: Run | None = None) -> list[Job]:
-    """The questions to a run (None: to any), newest first."""
+    """The questions to a run (None: to any), newest first; of a run only those that can be read."""
     paths = sorted(jobs_root().glob("question-*/ask.json"), reverse=True)
     found = [Job(path.parent) for path in paths]
-    return [job for job in found if run is None or job.run_id == run.id]
+    return [job for job in found if run is None or (job.run_id == run.id and job.readable)]
 
 
 def create(run: Run, asked: Question) -> Job:
@@ -196,7 +234,7 @@ def create(run: Run, asked: Question) -> Job:
         _refuse_absent(run, place)
     if run.config.engine == "hf":
         models.check(run.config.model)
-    jobs_root().mkdir(parents=True, exist_ok=True)
+    jobs_root().mkdir(mode=PRIVATE, parents=True, exist_ok=True)
     with FileLock(jobs_root() / "lock"):
         _sweep()
         busy = next((job for job in jobs() if launch.state(job) in launch.ALIVE), None)

@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from dces_core import cli_runs, cli_study, export, labels, launch, models, store
+from dces_core import cli_curate, cli_diagnose, cli_runs, cli_study, export, labels, launch, models, store
 from dces_core.cli_runs import foreground
 from dces_core.config import load_recipe, recipe_names
 from dces_core.errors import UserError
@@ -47,12 +47,15 @@ def launch_(options: argparse.Namespace) -> int:
 def ls(options: argparse.Namespace) -> int:
     """`dces ls`: all runs, newest first."""
     rows = [_row(found) for found in store.discover() if options.tag is None or options.tag in labels.read(found).tags]
-    columns = ("id", "state", "name", "engine", "model", "arms", "seed", "rounds", "finished", "created", "recorded", "path")
-    kinds = {name: pl.Int64 if name in ("seed", "rounds", "finished") else pl.String for name in (*columns, "label", "tags", "parent")}
+    columns = ("id", "state", "name", "engine", "model", "arms", "seed", "rounds", "finished", "queue", "created", "recorded", "path")
+    numbers = ("seed", "rounds", "finished", "queue", "bytes")
+    kinds = {name: pl.Int64 if name in numbers else pl.String for name in (*columns, "bytes", "label", "tags", "parent")}
     frame = pl.DataFrame(rows, schema=kinds)
     if options.format == "table":  # what fits a terminal; the other formats have everything
         given = [name for name in ("label", "tags") if (frame[name] != "").any()]
-        frame = frame.select("id", "state", "arms", "finished", "rounds", *given)
+        queue = ["queue"] if frame["queue"].count() else []
+        frame = frame.with_columns((pl.col("bytes") / 1e6).round(1).alias("MB"))
+        frame = frame.select("id", "state", *queue, "arms", "finished", "rounds", "MB", *given)
     return export.emit(frame, options.format)
 
 
@@ -186,7 +189,7 @@ def run_info(found: Run) -> dict[str, Any]:
 def _row(found: Run) -> dict[str, Any]:
     """One line of `dces ls`; an unreadable run keeps its line."""
     given = labels.read(found)
-    names = {"id": found.id, "path": str(found.path), "label": given.label, "tags": ",".join(given.tags)}
+    names = {"id": found.id, "path": str(found.path), "label": given.label, "tags": ",".join(given.tags), "bytes": found.bytes}
     try:
         config = found.config
     except UserError as error:
@@ -202,6 +205,7 @@ def _row(found: Run) -> dict[str, Any]:
         "seed": config.seed,
         "rounds": config.rounds,
         "finished": max(0, finished),
+        "queue": launch.queue_position(found),
         "created": found.manifest.get("created"),
         "recorded": "yes" if found.recorded else "no",
         "parent": found.parent.get("run"),
@@ -225,7 +229,9 @@ def _parser() -> argparse.ArgumentParser:
     _add_runners(commands)
     _add_readers(commands)
     cli_runs.add_commands(commands)
+    cli_curate.add_commands(commands)
     cli_study.add_commands(commands)
+    cli_diagnose.add_commands(commands)
     pull = commands.add_parser("models", help="fetch the default model, or list what is here")
     pull.add_argument("action", choices=("pull", "ls"))
     pull.add_argument("--format", choices=("table", "csv", "json"), default="table")

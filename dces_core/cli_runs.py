@@ -1,4 +1,4 @@
-"""`dces runs` and `dces ask`: what can be done with a run besides watching it."""
+"""`dces runs`, `dces ask` and `dces gc`: what can be done with a run besides watching it."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 
-from dces_core import ask, branch, export, labels, launch, store
-from dces_core.config import RunConfig, _apply, parse
+from dces_core import ask, branch, export, labels, launch, retention, store
+from dces_core.config import Keep, RunConfig, _apply, parse
+from dces_core.damage import damage
 from dces_core.errors import UserError
 from dces_core.store import Run
 
 
 def add_commands(commands: Any) -> None:
-    """`dces runs ACTION RUN`, and `dces ask RUN`."""
+    """`dces runs ACTION RUN`, `dces ask RUN` and `dces gc`."""
     runs = commands.add_parser("runs", help="rename, note, tag, delete, continue or fork a run")
     family = runs.add_subparsers(required=True, metavar="ACTION")
     command = _action(family, "rename", rename, "give a run a label; the run directory keeps its name")
@@ -36,6 +37,17 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--round", type=int, required=True, metavar="K", help="the last round that is taken over")
     command.add_argument("--set", action="append", metavar="section.key=value", help="change a setting; repeatable")
     _add_start(command)
+    command = commands.add_parser("gc", help="free the disk of what no run needs; without --yes only says what would go")
+    command.add_argument("runs", nargs="*", metavar="RUN", help="only these runs (default: all, and what belongs to none)")
+    command.add_argument("--keep", choices=get_args(Keep), help="the weights to keep (default: what each run's own keep says)")
+    really = command.add_mutually_exclusive_group()
+    really.add_argument("--yes", action="store_true", help="delete")
+    really.add_argument("--dry-run", action="store_true", help="only say what would go (the default)")
+    command.add_argument("--format", choices=("table", "csv", "json"), default="table")
+    command.set_defaults(do=gc)
+    command = commands.add_parser("verify", help="damaged files of a run, found by their hashes; exit code 1 where there are any")
+    command.add_argument("run", metavar="RUN")
+    command.set_defaults(do=verify)
     command = commands.add_parser("ask", help="one's own prompt to checkpoints of a run whose weights are kept")
     command.add_argument("run", metavar="RUN")
     command.add_argument("--prompt", required=True, metavar="TEXT")
@@ -50,6 +62,14 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=0, help="of the sampled answers (default: 0)")
     command.add_argument("--format", choices=("table", "csv", "json"), default="table")
     command.set_defaults(do=ask_)
+
+
+def verify(options: argparse.Namespace) -> int:
+    """`dces verify`: 1 where a file is damaged; `dces resume` does its stage again."""
+    found = damage(store.find(options.run))
+    for path in found:
+        print(path)
+    return 1 if found else 0
 
 
 def rename(options: argparse.Namespace) -> int:
@@ -102,6 +122,19 @@ def fork(options: argparse.Namespace) -> int:
     """`dces runs fork`."""
     found = store.find(options.run)
     return _go(branch.fork_run(found, options.round, _changed(found, options.set or []), options.out), options.detach)
+
+
+def gc(options: argparse.Namespace) -> int:
+    """`dces gc`: what goes, a row each; the bytes that the disk gets back on stderr."""
+    found = retention.garbage([store.find(name) for name in options.runs] or None, options.keep)
+    rows = [{"path": str(item.path), "bytes": retention.freed_bytes([item]), "why": item.why} for item in found]
+    freed = retention.freed_bytes(found)
+    if options.yes:
+        retention.collect(found)
+        print(f"dces: {freed / 1e6:.1f} MB freed, {len(found)} items", file=sys.stderr)
+    else:
+        print(f"dces: nothing was deleted; --yes would free {freed / 1e6:.1f} MB, {len(found)} items", file=sys.stderr)
+    return export.emit(pl.DataFrame(rows, schema={"path": pl.String, "bytes": pl.Int64, "why": pl.String}), options.format)
 
 
 def ask_(options: argparse.Namespace) -> int:

@@ -10,19 +10,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from dces_core.errors import UserError
+from dces_core.errors import UserError, quoted, reason_of
+from dces_core.reading import read_toml, toml_value
 
 ArmName = Literal[
     "plain", "random", "ppl-low", "ppl-high", "ppl-band", "semdedup", "toedit",
     "dces", "dces-targets", "dces-no-edit", "dces-static", "dces-no-filter", "dces-no-gate",
     "edit-random", "plain-t1", "plain-tctl", "tce", "real10", "frozen", "real",
 ]  # fmt: skip
+Keep = Literal["newest", "all", "ends", "best", "every-5"]
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _PACKAGE = Path(__file__).resolve().parent
 #: The data directory: inside the package in a wheel, beside it in a checkout.
@@ -30,6 +31,7 @@ SHIPPED = _PACKAGE / "_data" if (_PACKAGE / "_data").is_dir() else _PACKAGE.pare
 RECIPES = SHIPPED / "recipes"
 
 
+MOST_SENTENCES, LONGEST = 5, 400  # about wrong fields in one message, and characters of what a rule says of one
 SHIPPED_TESTS = {"everyday": "everyday", "passages": "passages"}
 
 
@@ -295,8 +297,10 @@ class RunConfig(Section):
         ("plain", "dces"), description="Arms, in the order in which they advance."
     )
     dynamic: bool = Field(True, description="Off: every controlled quantity stays at its constant.")
-    keep: Literal["newest", "all", "ends"] = Field(
-        "newest", description="Weights that are kept per arm: of the newest round, of all, or of the first and the last."
+    keep: Keep = Field(
+        "newest",
+        description="Weights that are kept per arm: of the newest round, of all, of the first and the newest, of the best (lowest "
+        "perplexity on the first test set) and the newest, or of every fifth and the newest.",
     )
     data: Data = Data()  # type: ignore[call-arg]
     pool: Pool = Pool()  # type: ignore[call-arg]
@@ -341,28 +345,30 @@ def validate(kind: type[Kind], values: dict[str, Any], page: str) -> Kind:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise UserError(" ".join(_sentence(item, page) for item in error.errors())) from None
+        items = error.errors()
+        more = f" And {len(items) - MOST_SENTENCES} more." if len(items) > MOST_SENTENCES else ""
+        raise UserError(" ".join(_sentence(item, page) for item in items[:MOST_SENTENCES]) + more) from None
 
 
 def _sentence(item: Any, page: str) -> str:
-    where = ".".join(str(part) for part in item["loc"]) or "settings"
+    where = quoted(".".join(str(part) for part in item["loc"])).strip("'\"") or "settings"
     if item["type"] == "extra_forbidden":
         return f"{where} is not a setting; {page} lists them all."
     message = item["msg"].removeprefix("Value error, ")
     if item["type"] == "value_error":
-        return f"{message}."
-    return f"{where} = {item['input']!r} is not allowed: {message[0].lower()}{message[1:]}."
+        return f"{message if len(message) <= LONGEST else message[:LONGEST] + '...'}."
+    return f"{where} = {quoted(item['input'])} is not allowed: {message[0].lower()}{message[1:]}."
 
 
 def load_recipe(recipe: str, overrides: list[str] | None = None) -> RunConfig:
     """Read a recipe by name (data/recipes/NAME.toml) or path and apply `section.key=value` overrides."""
     path = Path(recipe) if recipe.endswith(".toml") else RECIPES / f"{recipe}.toml"
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = read_toml(path)
     except FileNotFoundError:
-        raise UserError(f"recipe = {recipe!r} is neither a file nor one of: {', '.join(recipe_names())}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"recipe {path} cannot be read as TOML: {error}.") from None
+        raise UserError(f"recipe = {quoted(recipe)} is neither a file nor one of: {', '.join(recipe_names())}.") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"recipe {quoted(str(path))} cannot be read as TOML: {reason_of(error)}.") from None
     for override in overrides or []:
         _apply(values, override)
     return parse(values)
@@ -376,19 +382,14 @@ def recipe_names() -> list[str]:
 def _apply(values: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
-        raise UserError(f"--set {override!r} must have the form section.key=value.")
+        raise UserError(f"--set {quoted(override)} must have the form section.key=value.")
     *path, last = key.strip().split(".")
     target = values
     for part in path:
         target = target.setdefault(part, {})
         if not isinstance(target, dict):
-            raise UserError(f"--set {override!r}: {part} is a value, not a section.")
-    target[last] = _literal(text.strip())
-
-
-def _literal(text: str) -> Any:
-    """A TOML value where the text is one, the text itself otherwise; `a,b` is a list."""
+            raise UserError(f"--set {quoted(override)}: {part} is a value, not a section.")
     try:
-        return tomllib.loads(f"x = {text}")["x"]
-    except tomllib.TOMLDecodeError:
-        return [part.strip() for part in text.split(",")] if "," in text else text
+        target[last] = toml_value(text.strip())
+    except ValueError as error:
+        raise UserError(f"--set {quoted(override)} cannot be read: {error}.") from None

@@ -19,7 +19,8 @@ from typing import Any, Literal
 import polars as pl
 
 from dces_core.config import RunConfig
-from dces_core.errors import UserError
+from dces_core.errors import UserError, quoted
+from dces_core.reading import read_bytes
 from dces_core.seeds import rng_for
 from dces_core.store import SHIPPED
 
@@ -29,6 +30,8 @@ Row = dict[str, Any]
 MAX_FILE_BYTES = 512 * 2**20
 MAX_TEXT_BYTES = 2**20  # longest line of a file, and longest value of a column
 MAX_ROWS = 5_000_000
+MAX_COLUMNS = 10_000  # of a CSV file
+MAX_FOOTER_BYTES = 16 * 2**20  # of a Parquet file, where it describes itself
 BLOCK_WORDS = 300  # longest block of a .txt file
 BREAK_WORDS = 150  # a paragraph's end closes a block that is at least this long
 FORMATS = (".jsonl", ".csv", ".parquet", ".txt")
@@ -57,7 +60,7 @@ class Corpus:
 
 def load_train(config: RunConfig) -> Corpus:
     """The real training split. Raises UserError, as every loader here does, for a file that cannot be used."""
-    return _load("train", f"data.train = {config.data.train!r}", config.data.train, "train")
+    return load("train", f"data.train = {quoted(config.data.train)}", config.data.train, "train")
 
 
 def load_tests(config: RunConfig) -> dict[str, Corpus]:
@@ -65,7 +68,7 @@ def load_tests(config: RunConfig) -> dict[str, Corpus]:
     corpora = {}
     for name, value in config.data.tests.items():
         if value:
-            corpora[name] = cap(_load(name, f"data.tests.{name} = {value!r}", value, config.eval.split), config)
+            corpora[name] = cap(load(name, f"data.tests.{name} = {quoted(value)}", value, config.eval.split), config)
     if not corpora:
         raise UserError("data.tests switches every test set off; leave at least one on, such as everyday = 'everyday'.")
     return corpora
@@ -74,11 +77,11 @@ def load_tests(config: RunConfig) -> dict[str, Corpus]:
 def load_probes(config: RunConfig) -> list[Pair]:
     """The prompts to watch, with empty references. A file of probes needs the column `prompt` only."""
     value = config.data.probes
-    field = f"data.probes = {value!r}"
+    field = f"data.probes = {quoted(value)}"
     path = _shipped("probes") if value == "everyday" else Path(value)
     if path.suffix.lower() == ".txt":
         raise UserError(f"{field} is a .txt file; probes need JSONL, CSV or Parquet with the column prompt.")
-    rows = list(_rows(path, field))
+    rows = list(rows_of(path, field))
     _require(rows[0][1], ("prompt",), field)
     pairs = [pair for row in rows if (pair := _pair(*row, ("prompt",), field)) is not None]
     return _checked(pairs, field)
@@ -140,27 +143,33 @@ def _shipped(name: str) -> Path:
     return path
 
 
-def _load(name: str, field: str, value: str, split: str) -> Corpus:
-    """Read `value`: the name of a shipped set, of which `split` is taken, or a path."""
+def load(name: str, field: str, value: str, split: str) -> Corpus:
+    """Read `value`: the name of a shipped set, of which `split` is taken, or a path. `field` names it in a UserError."""
     if value == "everyday":
-        return _corpus(name, field, list(_rows(_shipped(split), field)))
+        return corpus_of(name, field, list(rows_of(_shipped(split), field)))
     if value == "passages":
         rows = list(_jsonl(_shipped("passages"), field, (*COLUMNS, "split")))
-        return _corpus(name, field, [row for row in rows if row[1]["split"] == split])
-    return _corpus(name, field, list(_rows(_path(value, field), field)))
+        return corpus_of(name, field, [row for row in rows if row[1]["split"] == split])
+    return corpus_of(name, field, list(rows_of(_path(value, field), field)))
 
 
 def _path(value: str, field: str) -> Path:
     """A path as it is, or, of "$NAME", what the environment variable NAME says: settings then name no path of one machine."""
     if not value.startswith("$"):
         return Path(value)
-    found = os.environ.get(value[1:])
+    try:
+        found = os.environ.get(value[1:])
+    except UnicodeEncodeError:
+        found = None
     if not found:
-        raise UserError(f"{field} needs the environment variable {value[1:]}; set it to the path of a text, or set the field to ''.")
+        raise UserError(
+            f"{field} needs the environment variable {quoted(value[1:])}; set it to the path of a text, or set the field to ''."
+        )
     return Path(found)
 
 
-def _corpus(name: str, field: str, rows: list[tuple[str, Row]]) -> Corpus:
+def corpus_of(name: str, field: str, rows: list[tuple[str, Row]]) -> Corpus:
+    """Rows, each with where it stands, as a set: pairs, or texts."""
     if not rows:
         raise UserError(f"{field} has no rows; give it at least one, or choose another set.")
     first = rows[0][1]
@@ -181,18 +190,20 @@ def _require(row: Row, columns: tuple[str, ...], field: str) -> None:
 
 def _pair(where: str, row: Row, columns: tuple[str, ...], field: str) -> Pair | None:
     """A row as a Pair; None where one of `columns` is blank."""
-    values = {column: _text(row, column, where, field) for column in columns}
+    values = {column: text_in(row, column, where, field) for column in columns}
     given = row.get("id")
     if isinstance(given, bool) or not isinstance(given, str | int | None):
         raise UserError(f"{field}, {where}: id is {_kind_of(given)}; use a string or a whole number, or drop the column.")
-    topic = "" if row.get("topic") is None else _text(row, "topic", where, field)
+    if isinstance(given, str):
+        text_in(row, "id", where, field)
+    topic = "" if row.get("topic") is None else text_in(row, "topic", where, field)
     if not all(value.strip() for value in values.values()):
         return None
     identity = where.replace(" ", "-") if given in (None, "") else str(given)
     return Pair(identity, values.get("prompt", ""), values.get("reference", values.get("text", "")), topic)
 
 
-def _text(row: Row, column: str, where: str, field: str) -> str:
+def text_in(row: Row, column: str, where: str, field: str) -> str:
     """The string in a column. Raises UserError where it is absent, no string, too long, or no Unicode text."""
     if column not in row:
         raise UserError(f"{field}, {where}: {column} is missing; give every row one, or leave the row out.")
@@ -228,22 +239,24 @@ def _checked(pairs: list[Pair], field: str) -> list[Pair]:
 # formats ----------------------------------------------------------------------------------------------------------------
 
 
-def _rows(path: Path, field: str) -> Iterator[tuple[str, Row]]:
-    """Where each row stands ("line 7", "row 7") and its known columns; at least one row."""
+def rows_of(path: Path, field: str, columns: tuple[str, ...] = COLUMNS) -> Iterator[tuple[str, Row]]:
+    """Where each row stands ("line 7", "row 7") and its known `columns`; at least one row. `field` names the file in a UserError."""
     try:
         _refuse(path, field)
         if path.suffix.lower() == ".parquet":
-            rows = _frame(pl.scan_parquet(path, glob=False), field)
+            rows = _frame(pl.scan_parquet(path, glob=False), field, columns)
         elif path.suffix.lower() == ".csv":
             _utf8(path, field)
-            rows = _frame(pl.scan_csv(path, infer_schema=False, glob=False).fill_null(""), field)
+            rows = _frame(pl.scan_csv(path, infer_schema=False, glob=False).fill_null(""), field, columns)
         elif path.suffix.lower() == ".jsonl":
-            rows = list(_jsonl(path, field, COLUMNS))
+            rows = list(_jsonl(path, field, columns))
         else:
             blocks = blocks_of(text for _, text in _lines(path, field))
             rows = [(f"block {number:06d}", {"text": block}) for number, block in enumerate(blocks, 1)]
     except OSError as error:
         raise UserError(f"{field} cannot be read: {error.strerror or 'the system refuses'}; check the path and its rights.") from None
+    except MemoryError:
+        raise UserError(f"{field} does not fit this machine's memory; take a part of it.") from None
     if not rows:
         raise UserError(f"{field} has no rows; give it at least one, or choose another file.")
     yield from rows
@@ -262,23 +275,35 @@ def _refuse(path: Path, field: str) -> None:
         raise UserError(f"{field} is empty; give a file with at least one row.")
     if path.suffix.lower() not in FORMATS:
         raise UserError(f"{field} has the ending {path.suffix!r}; use one of {', '.join(FORMATS)}.")
-    with path.open("rb") as handle:
-        if path.suffix.lower() != ".parquet" and b"\0" in handle.read(8192):
-            raise UserError(f"{field} is a binary file (it holds zero bytes); write it as UTF-8 text.")
+    if path.suffix.lower() == ".parquet":
+        end = read_bytes(path, 8, max(0, size - 8))
+        if size < 12 or end[4:] != b"PAR1":
+            raise UserError(f"{field} cannot be parsed (it does not end as Parquet); write it again as CSV, Parquet or JSONL.")
+        if int.from_bytes(end[:4], "little") > min(MAX_FOOTER_BYTES, size - 12):
+            raise UserError(f"{field} has a damaged footer, or too many columns; write it again with the columns that are needed.")
+    elif b"\0" in read_bytes(path, 8192):
+        raise UserError(f"{field} is a binary file (it holds zero bytes); write it as UTF-8 text.")
 
 
-def _frame(frame: pl.LazyFrame, field: str) -> list[tuple[str, Row]]:
+def _frame(frame: pl.LazyFrame, field: str, wanted: tuple[str, ...]) -> list[tuple[str, Row]]:
     """The known columns of a CSV or Parquet file, row by row."""
     try:
-        columns = [column for column in frame.collect_schema().names() if column in COLUMNS]
+        schema = {column: kind for column, kind in frame.collect_schema().items() if column in wanted}
+        columns = list(schema)
+        nested = [column for column, kind in schema.items() if kind.is_nested() and column in COLUMNS]
+        if nested:
+            raise UserError(f"{field}, row 1: {nested[0]} is no text but nested; make it a string, or drop the column.")
         height = frame.select(pl.len()).collect().item()
         if height > MAX_ROWS:
             raise UserError(f"{field} has {height:,} rows, over the limit of {MAX_ROWS:,}; take a part of it.")
         if not columns:
-            raise UserError(f"{field} has no column prompt and no column reference: give it prompt and reference, or text.")
+            return [("row 1", {})]
         values = frame.select(columns).collect()
-    except pl.exceptions.PolarsError as error:
-        reason = str(error).strip().splitlines()[0][:200]
+        texts = values.select(pl.col(pl.String, pl.Categorical).cast(pl.String).str.len_bytes().sum().cast(pl.Int64))
+        if sum(texts.row(0) if texts.width else ()) > MAX_FILE_BYTES:
+            raise UserError(f"{field} holds over {MAX_FILE_BYTES // 2**20} MiB of text; take a part of it.")
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+        reason = (str(error).strip().splitlines() or ["no reason is known"])[0][:200]
         raise UserError(f"{field} cannot be parsed ({reason}); write it again as CSV, Parquet or JSONL.") from None
     return [(f"row {number}", row) for number, row in enumerate(values.iter_rows(named=True), 1)]
 
@@ -312,5 +337,7 @@ def _lines(path: Path, field: str) -> Iterator[tuple[str, str]]:
 
 
 def _utf8(path: Path, field: str) -> None:
-    for _ in _lines(path, field):
-        pass
+    """Raise UserError where a CSV is no UTF-8, or its first line has more columns than any table of texts."""
+    for where, text in _lines(path, field):
+        if where == "line 1" and (text.count(",") >= MAX_COLUMNS or text.count('"') % 2):
+            raise UserError(f"{field} begins with no line of at most {MAX_COLUMNS:,} column names; keep only the columns that are needed.")

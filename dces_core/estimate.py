@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import shutil
 import struct
 import sys
@@ -16,6 +16,7 @@ from dces_core import machine, models, processes, scratch, store
 from dces_core.arms import ARMS
 from dces_core.config import RunConfig
 from dces_core.errors import UserError
+from dces_core.reading import all_of, fitted, is_count, parse_json, read_bytes
 
 #: Parameters and vocabulary of models that the recipes name.
 KNOWN = {
@@ -50,6 +51,7 @@ FILL = 0.7
 BYTES_PER_PARAMETER = 28
 PROCESS_BYTES = 1_500_000_000
 ROW_BYTES = 1500
+MAX_HEADER_BYTES = 100_000_000  # of a safetensors file
 STAGE_BYTES = 60_000
 
 
@@ -126,11 +128,11 @@ def count_parameters(model: str) -> int | None:
     """Parameters of a model; None where nothing on this machine tells."""
     if model in KNOWN:
         return KNOWN[model][0]
-    folder = Path(model).expanduser()
-    files = list(folder.glob("*.safetensors")) if (folder / "config.json").is_file() else []
     try:
+        folder = Path(model).expanduser()
+        files = list(folder.glob("*.safetensors")) if (folder / "config.json").is_file() else []
         return sum(_elements(path) for path in files) or None
-    except (OSError, ValueError, KeyError, struct.error):
+    except (OSError, RuntimeError, ValueError, struct.error):
         return None
 
 
@@ -180,7 +182,7 @@ def _corrections(config: RunConfig) -> tuple[dict[str, float], int]:
 def _weight_bytes(config: RunConfig, parameters: int) -> int:
     """fp32 weights that lie on disk at the worst moment: what `keep` keeps, and the set that is being written."""
     trained = [arm for arm in config.arms if ARMS[arm].trains]
-    per_arm = {"newest": 1, "ends": 2, "all": config.rounds}[config.keep]
+    per_arm = {"newest": 1, "ends": 2, "best": 2, "every-5": config.rounds // 5 + 1, "all": config.rounds}[config.keep]
     shared = 1 if config.train.round0 == "finetune" else 0
     return 4 * parameters * (min(per_arm, config.rounds) * len(trained) + shared + bool(trained))
 
@@ -202,18 +204,12 @@ def _memory_bytes(config: RunConfig, parameters: int) -> int:
 
 def _elements(path: Path) -> int:
     """Numbers in a safetensors file, from its header alone."""
-    with path.open("rb") as handle:
-        (length,) = struct.unpack("<Q", handle.read(8))
-        header = json.loads(handle.read(min(length, 100_000_000)))
-    total = 0
-    for name, entry in header.items():
-        if name == "__metadata__":
-            continue
-        count = 1
-        for size in entry["shape"]:
-            count *= size
-        total += count
-    return total
+    (length,) = struct.unpack("<Q", read_bytes(path, 8))
+    header = parse_json(read_bytes(path, min(length, MAX_HEADER_BYTES), 8))
+    if not isinstance(header, dict):
+        raise ValueError(f"{path} has no header")
+    shapes = [fitted(entry, {"shape": all_of(is_count)}).get("shape") for name, entry in header.items() if name != "__metadata__"]
+    return sum(math.prod(shape) for shape in shapes if shape is not None)
 
 
 def _gb(size: float) -> str:

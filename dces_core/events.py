@@ -8,14 +8,20 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
 import psutil
 
+from dces_core.errors import RunFailed
+from dces_core.records import is_span
+from dces_core.redact import redacted
 from dces_core.store import Run
 
 #: Called with (done, total) from inside a stage.
 Progress = Callable[[int, int], None]
+#: Called with a sentence that a reader of the run should know.
+Note = Callable[[str], None]
 
 HEARTBEAT_S = 2.0
 
@@ -31,16 +37,16 @@ class Events:
         self.run = run
         self.status = status
         self.echo = echo
-        self._file: IO[str] = run.events_path.open("a", encoding="utf-8")
-        self._file.write("\n")  # ends a line that a killed worker left torn
+        self._torn = True  # a killed worker, or a full disk, may have left half a line
         self._seconds: dict[str, list[float]] = defaultdict(list)
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._remaining: dict[str, int] = {}
         for event in run.events()[0]:
-            if event.get("kind") == "span":
+            if event.get("kind") == "span" and is_span(event):
                 self._seconds[f"{event['arm']}/{event['stage']}"].append(event["seconds"])
-        threading.Thread(target=self._beat, daemon=True).start()
+        self._heart = threading.Thread(target=self._beat, daemon=True)
+        self._heart.start()
 
     def plan(self, remaining: dict[str, int]) -> None:
         """How many times each `arm/stage` is still to come: the basis of the ETA."""
@@ -87,9 +93,9 @@ class Events:
         return total
 
     def state(self, state: str, **facts: Any) -> None:
-        """Change the run's state and say so."""
-        self._update(state=state, **facts)
+        """Change the run's state and say so: the status last, for it is what counts."""
         self._write({"kind": "state", "state": state, **facts})
+        self._update(state=state, **facts)
 
     def check_stop(self) -> None:
         """Raise Stopped when the stop file is there."""
@@ -99,23 +105,36 @@ class Events:
     def close(self) -> None:
         """Stop the heartbeat; the last status stays."""
         self._closing.set()
-        self._file.close()
+        self._heart.join()
 
     def _update(self, **facts: Any) -> None:
         with self._lock:
             self.status.update(facts, heartbeat=time.time(), eta_s=self.eta_s(), rss_bytes=psutil.Process().memory_info().rss)
-            self.run.write_status(self.status)
+            try:
+                self.run.write_status(redacted(self.status))
+            except OSError as error:
+                raise _refused(self.run.status_path, error) from error
 
     def _beat(self) -> None:
         while not self._closing.wait(HEARTBEAT_S):
             try:
                 self._update()
-            except OSError:
+            except RunFailed:
                 continue  # a full disk is reported by the stage that meets it
 
     def _write(self, event: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"t": round(time.time(), 3), **event}) + "\n")
-        self._file.flush()
+        line = json.dumps({"t": round(time.time(), 3), **redacted(event)}) + "\n"
+        try:
+            with self.run.events_path.open("a", encoding="utf-8") as file:
+                file.write("\n" * self._torn + line)
+            self._torn = False
+        except OSError as error:
+            self._torn = True
+            raise _refused(self.run.events_path, error) from error
+
+
+def _refused(path: Path, error: OSError) -> RunFailed:
+    return RunFailed(f"cannot write {path}: {error.strerror or error}; free space or fix the disk, then resume.")
 
 
 def clock(seconds: float | None) -> str:

@@ -35,8 +35,8 @@ def read(run: Run) -> Labels:
     label, note, tags = found.get("label"), found.get("note"), found.get("tags")
     return Labels(
         label=label if isinstance(label, str) and _is_label(label) else "",
-        note=note if isinstance(note, str) else None,
-        tags=tuple(tag for tag in tags if _is_tag(tag)) if isinstance(tags, list) else (),
+        note=note[:NOTE_LENGTH] if isinstance(note, str) else None,
+        tags=tuple(dict.fromkeys(filter(_is_tag, tags)))[:MOST_TAGS] if isinstance(tags, list) else (),
     )
 
 
@@ -86,6 +86,7 @@ def all_tags(runs: Iterable[Run]) -> list[str]:
 def _write(run: Run, **changes: Any) -> None:
     if run.recorded:
         raise UserError(f"run {run.id!r} ships with the project and can only be read.")
+    run.refuse_links()
     try:
         with _WRITING:
             write_json(run.labels_path, asdict(replace(read(run), **changes)))

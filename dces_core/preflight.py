@@ -9,6 +9,7 @@ from dces_core import data, models
 from dces_core.arms import ARMS
 from dces_core.config import RunConfig
 from dces_core.errors import UserError
+from dces_core.reading import fitted, is_count
 from dces_core.stage import read_json
 
 #: config.json's names for the longest sequence.
@@ -48,14 +49,17 @@ def _prompts(config: RunConfig) -> Iterator[tuple[str, str, int]]:
 
 
 def _check_lengths(folder: Path, prompts: list[tuple[str, str, int]]) -> None:
-    facts = read_json(folder / "config.json") or {}
-    context = min((int(facts[name]) for name in CONTEXT if facts.get(name)), default=1 << 62)
+    facts = fitted(read_json(folder / "config.json"), dict.fromkeys(CONTEXT, is_count))
+    context = min((facts[name] for name in CONTEXT if facts.get(name)), default=1 << 62)
     suspects = [item for item in prompts if len(item[1].encode()) + item[2] > context]  # a token covers at least a byte
     if not suspects or not (folder / "tokenizer.json").is_file():
         return
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    try:
+        tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    except Exception as error:  # the library raises nothing narrower
+        raise UserError(f"the model's {folder / 'tokenizer.json'} cannot be read ({error}); restore it, or choose another model.") from None
     for field, prompt, room in suspects:
         tokens = len(tokenizer.encode(prompt, add_special_tokens=False).ids)
         if tokens + room > context:

@@ -7,13 +7,17 @@ from typing import Any
 
 import psutil
 
-#: The start time is computed from the boot time, which the clock's corrections move a little.
+#: The start time since the epoch is computed from the boot time, which the clock's corrections move.
 START_TOLERANCE_S = 2.0
+TICK_S = 0.02
+#: No machine is up for thirty years, none has a clock before 2001.
+SINCE_EPOCH_S = 1e9
 
 
 def identity() -> dict[str, Any]:
-    """`pid` and `pid_started` (seconds since the epoch) of this process."""
-    return {"pid": os.getpid(), "pid_started": psutil.Process().create_time()}
+    """`pid` and `pid_started` of this process: seconds since boot, which no clock moves, or since the epoch."""
+    since_boot = _since_boot_s(os.getpid())
+    return {"pid": os.getpid(), "pid_started": psutil.Process().create_time() if since_boot is None else since_boot}
 
 
 def alive(pid: Any, started: Any) -> bool:
@@ -22,7 +26,21 @@ def alive(pid: Any, started: Any) -> bool:
         return False
     try:
         process = psutil.Process(pid)
-        same = abs(process.create_time() - started) <= START_TOLERANCE_S
+        since_boot = _since_boot_s(pid) if started < SINCE_EPOCH_S else None
+        if since_boot is None:
+            same = abs(process.create_time() - started) <= START_TOLERANCE_S
+        else:
+            same = abs(since_boot - started) <= TICK_S
         return same and process.status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.Error:
         return False
+
+
+def _since_boot_s(pid: int) -> float | None:
+    """When a process started, in seconds since boot; None where the system does not say."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as handle:
+            ticks = int(handle.read().rpartition(b")")[2].split()[19])
+        return ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError, IndexError):
+        return None

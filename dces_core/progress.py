@@ -43,7 +43,7 @@ def _watch(run: Run, bars: Progress, task: TaskID, over: threading.Event) -> Non
     while not over.wait(REFRESH_S):
         status = run.status()
         if status.get("waiting_for"):
-            text = f"queued behind {status['waiting_for']}"
+            text = f"queued behind {status['waiting_for']}, position {status.get('queue_position') or 1}"
         elif status.get("stage"):
             text = f"round {status['round']}/{rounds}  {status['arm']}  {status['stage']}"
         else:

@@ -1,10 +1,17 @@
-"""Table schemas. One row of SAMPLES tells a sample's whole life."""
+"""Table schemas, and the forms of JSON that pages read. One row of SAMPLES tells a sample's whole life."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import polars as pl
 
+from dces_core.errors import UserError
+from dces_core.reading import Test, all_of, fields_of, is_count, is_number, is_size, is_text
+
 SCHEMA_VERSION = 1
+#: Older versions that are still read. What they lack gets its default: fields in config.py, columns in `table`.
+READABLE: tuple[int, ...] = ()
 
 EDIT = pl.Struct({"position": pl.Int32, "before": pl.String, "after": pl.String})
 
@@ -148,9 +155,65 @@ TABLES = {
 }
 
 
+#: Forms of JSON in a run's directory; other fields may have any.
+STATUS: dict[str, Test] = {
+    **dict.fromkeys(("round", "pid"), is_count),
+    **dict.fromkeys(("done", "total", "heartbeat", "stage_started", "eta_s", "rss_bytes", "pid_started"), is_size),
+    **dict.fromkeys(("state", "arm", "stage", "device", "waiting_for", "error"), is_text),
+}
+SPAN: dict[str, Test] = {"round": is_count, "arm": is_text, "stage": is_text, "seconds": is_size}
+MANIFEST: dict[str, Test] = {
+    "parent": lambda value: isinstance(value, dict),
+    "cpu": lambda value: isinstance(value, dict) and (value.get("threads") is None or is_count(value["threads"])),
+    **dict.fromkeys(("created", "config_hash", "device"), is_text),
+}
+PARENT: dict[str, Test] = {"run": is_text, "kind": is_text, "round": is_count, "changed": fields_of(lambda pair: isinstance(pair, list))}
+LOOP_STATE: dict[str, Test] = {
+    **dict.fromkeys(("value", "setpoint", "sd", "error", "edge_share", "edit_error", "quality_limit"), is_number),
+    **dict.fromkeys(("edit_temperature", "sampling_temperature", "flagged", "changed", "edited_tokens"), is_number),
+    **dict.fromkeys(("signal", "reason", "edit_reason", "sampling_reason", "clusterer"), is_text),
+    "real_pairs": is_count,
+    "notes": all_of(is_text),
+    "clusters": all_of(lambda one: isinstance(one, dict) and is_cluster(one)),
+    "flow": fields_of(lambda one: is_count(one) or fields_of(is_count)(one)),
+}
+LOSS: dict[str, Test] = {"examples": is_count, "trained_tokens": is_count, "loss": all_of(lambda one: one is None or is_number(one))}
+FRAME_FACTS: dict[str, Test] = {
+    **dict.fromkeys(("method", "fit_set"), is_text),
+    "parameters": lambda value: isinstance(value, dict),
+    **dict.fromkeys(("x", "y"), lambda value: all_of(is_number)(value) and len(value) == 2),
+}
+MAP_FACTS: dict[str, Test] = {
+    **dict.fromkeys(("dispersion", "hull_area", "nearest_reference"), is_number),
+    **dict.fromkeys(("dispersion_reason", "hull_area_reason", "nearest_reference_reason"), is_text),
+}
+
+
+def is_cluster(one: dict[str, object]) -> bool:
+    """Whether an entry of the loop's clusters has the numbers that pages join by."""
+    share, dispersion, number = one.get("edge_share"), one.get("dispersion"), one.get("cluster")
+    known = isinstance(number, int) and not isinstance(number, bool) and -1 <= number < 2**31
+    return known and all(value is None or is_number(value) for value in (share, dispersion))
+
+
+def is_span(event: dict[str, object]) -> bool:
+    """Whether an event has what its readers need of a finished stage."""
+    return all(test(event.get(name)) for name, test in SPAN.items())
+
+
 def table(name: str, rows: list[dict[str, object]] | pl.DataFrame) -> pl.DataFrame:
     """Rows as the named table: its columns, its order, its types; absent columns are null."""
     schema = TABLES[name]
     frame = rows if isinstance(rows, pl.DataFrame) else pl.DataFrame(rows, schema_overrides=schema, infer_schema_length=None)
     absent = [pl.lit(None, dtype=kind).alias(column) for column, kind in schema.items() if column not in frame.columns]
     return frame.with_columns(absent).select([pl.col(column).cast(kind) for column, kind in schema.items()])
+
+
+def check_schema(what: str, version: Any) -> None:
+    """Raise UserError unless this program reads what was written with this schema version; `what` names the thing."""
+    if version == SCHEMA_VERSION or version in READABLE:
+        return
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise UserError(f"{what} has schema {version}, this program reads up to {SCHEMA_VERSION}: update the program.")
+    known = ", ".join(map(str, (*READABLE, SCHEMA_VERSION)))
+    raise UserError(f"{what} has schema {version!r}, this program reads {known}: open it with the program that made it, or make it again.")

@@ -10,10 +10,10 @@ from collections import Counter
 from functools import partial
 
 from dces_core.arms import ARMS, Arm
-from dces_core.config import Train
+from dces_core.config import RunConfig, Train
 from dces_core.events import Events, Progress
 from dces_core.lab import Lab
-from dces_core.seeds import seed_for
+from dces_core.retention import kept_rounds
 from dces_core.stage import Draft, Stage
 from dces_core.stages.curate import training_data, write_reference, write_selection
 from dces_core.stages.evaluate import repeat_evaluation, write_evaluation
@@ -27,7 +27,7 @@ def advance(run: Run, events: Events) -> None:
     run.sweep()
     lab = Lab(run, events)
     arms = [ARMS[name] for name in lab.config.arms]
-    events.plan(remaining(run, arms))
+    events.plan(remaining(run))
     start, first = round_zero(lab)
     pool = write_first_pool(lab, start)
     frame = Frame(lab, pool) if lab.config.map.on else None
@@ -114,8 +114,7 @@ def write_weights(
         examples = training_data(lab, round_, selections)
     else:
         examples = [lab.training_example(lab.train, pair) for pair in lab.train.pairs]
-    lab.trained(None)
-    losses = engine.train(examples, settings, seed_for(lab.config.seed, round_, "train"), progress)
+    losses = lab.fit(examples, settings, round_, progress)
     engine.save(draft.file(WEIGHTS))
     tokens = sum(len(example.response) for example in examples)
     draft.json("loss", {"loss": losses, "examples": len(examples), "trained_tokens": tokens * settings.epochs})
@@ -123,21 +122,26 @@ def write_weights(
 
 def forget(lab: Lab, arm: str, round_: int) -> None:
     """Delete the weights that `keep` does not want, once the round after them is done (all earlier ones: some were made again)."""
-    keep = lab.config.keep
-    for earlier in range(2 if keep == "ends" else 1, 1 if keep == "all" else round_):
-        lab.run.prune(lab.run.stage(earlier, arm, "train"))
+    kept = kept_rounds(lab.run, arm, lab.config.keep, round_)
+    for earlier in range(1, round_):
+        if earlier not in kept:
+            lab.run.prune(lab.run.stage(earlier, arm, "train"))
 
 
-def remaining(run: Run, arms: list[Arm]) -> Counter[str]:
-    """How often each `arm/stage` is still to come, for the ETA."""
-    count: Counter[str] = Counter()
-    config = run.config
+def planned(config: RunConfig) -> list[tuple[int, str, str]]:
+    """Every stage of a run: round, arm, name."""
+    mapped = ["map"] if config.map.on else []
+    start = [(0, SHARED, "train")] if config.train.round0 == "finetune" else []
+    found = [*start, (0, SHARED, "evaluate"), *((1, SHARED, name) for name in ("generate", "reference", *mapped))]
     for round_ in range(1, config.rounds + 1):
-        for arm in arms:
-            names = ["select", "evaluate", *(["train"] if arm.trains else []), *(["map"] if config.map.on else [])]
+        for arm in (ARMS[name] for name in config.arms):
+            names = ["select", "evaluate", *(["train"] if arm.trains else []), *mapped]
             if round_ > 1 or not arm.shares_pool:
                 names.append("generate")
-            count.update(f"{arm.name}/{name}" for name in names if run.stage(round_, arm.name, name).done is None)
-    shared = {0: ["evaluate"], 1: ["generate", "reference", *(["map"] if config.map.on else [])]}
-    count.update(f"{SHARED}/{name}" for r, names in shared.items() for name in names if run.stage(r, SHARED, name).done is None)
-    return count
+            found += [(round_, arm.name, name) for name in names]
+    return found
+
+
+def remaining(run: Run) -> Counter[str]:
+    """How often each `arm/stage` is still to come, for the ETA."""
+    return Counter(f"{arm}/{name}" for round_, arm, name in planned(run.config) if run.stage(round_, arm, name).done is None)

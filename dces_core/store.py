@@ -15,7 +15,6 @@ temporary directory, synced, and renamed, so a reader never sees half of one.
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import time
@@ -23,19 +22,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from stat import S_ISLNK, S_ISREG
 from typing import Any
 
 import polars as pl
 
-from dces_core import machine
+from dces_core import machine, records
 from dces_core.config import NAME, RunConfig, parse
 from dces_core.config import SHIPPED as SHIPPED
-from dces_core.errors import RunFailed, UserError
-from dces_core.records import SCHEMA_VERSION, table
-from dces_core.stage import Draft, Stage, read_json, sha256_of, sync, write_json
+from dces_core.errors import RunFailed, UserError, quoted
+from dces_core.reading import fitted, is_file, parse_json, read_bytes
+from dces_core.records import FRAME_FACTS, LOOP_STATE, LOSS, MANIFEST, MAP_FACTS, PARENT, SCHEMA_VERSION, STATUS, is_span, table
+from dces_core.stage import Draft, Stage, disk_error, entries, link, read_json, sha256_of, sweep, sync, write_json, write_sealed
 
 SHARED = "shared"
 WEIGHTS = "model.safetensors"
+MAX_EVENTS_BYTES = 256 * 2**20
+LOG_BYTES = 64_000
+PRIVATE = 0o700  # texts and settings of a run are nobody else's business
 STAGES = ("generate", "select", "train", "evaluate", "map")
 
 
@@ -69,8 +73,7 @@ class Run:
     @property
     def manifest(self) -> dict[str, Any]:
         """What run.json says; empty where it is unreadable."""
-        value = read_json(self.path / "run.json")
-        return value if isinstance(value, dict) else {}
+        return fitted(read_json(self.path / "run.json"), MANIFEST)
 
     @property
     def config(self) -> RunConfig:
@@ -78,20 +81,18 @@ class Run:
         manifest = self.manifest
         if "config" not in manifest:
             raise UserError(f"run {self.id!r} has no readable run.json; delete the directory or restore the file.")
-        if manifest.get("schema") != SCHEMA_VERSION:
-            raise UserError(f"run {self.id!r} has schema {manifest.get('schema')}, this program reads {SCHEMA_VERSION}.")
+        records.check_schema(f"run {self.id!r}", manifest.get("schema"))
         return parse(manifest["config"])
 
     @property
     def parent(self) -> dict[str, Any]:
         """Where its first rounds come from (branch.py): run, kind, round, arms, changed; empty for a run of its own."""
-        value = self.manifest.get("parent")
-        return value if isinstance(value, dict) else {}
+        return fitted(self.manifest.get("parent"), PARENT)
 
     @property
     def threads(self) -> int:
         """CPU threads of its worker: those it was created with, so that a resumed run gives the same digits."""
-        return self.config.threads or int(self.manifest.get("cpu", {}).get("threads") or machine.threads())
+        return self.config.threads or int((self.manifest.get("cpu") or {}).get("threads") or machine.threads())
 
     @property
     def recorded(self) -> bool:
@@ -101,7 +102,7 @@ class Run:
     @property
     def bytes(self) -> int:
         """Disk use."""
-        return sum(entry.stat().st_size for entry in self.path.rglob("*") if entry.is_file())
+        return sum(facts.st_size for _, facts in entries(self.path) if S_ISREG(facts.st_mode))
 
     @property
     def status_path(self) -> Path:
@@ -135,8 +136,14 @@ class Run:
 
     def status(self) -> dict[str, Any]:
         """What status.json says; empty where absent."""
-        value = read_json(self.status_path)
-        return value if isinstance(value, dict) else {}
+        return fitted(read_json(self.status_path), STATUS)
+
+    def refuse_links(self) -> None:
+        """Raise UserError where a symbolic link in the directory could lead what is written elsewhere."""
+        for path, facts in entries(self.path):
+            if S_ISLNK(facts.st_mode):
+                where = path.relative_to(self.path)
+                raise UserError(f"run {self.id!r} has a symbolic link, {str(where)!r}: it can be read only; put a copy of the file there.")
 
     def write_status(self, value: dict[str, Any]) -> None:
         """Replace status.json."""
@@ -166,12 +173,15 @@ class Run:
                 files[path.name] = entry
                 sync(path)
             seconds = round(time.perf_counter() - started, 3)
-            write_json(temporary / "_done.json", {"inputs": inputs, "files": files, "seconds": seconds, **facts})
+            write_sealed(temporary / "_done.json", {"inputs": inputs, "files": files, "seconds": seconds, **facts})
             shutil.rmtree(stage.path, ignore_errors=True)
             os.replace(temporary, stage.path)
             sync(stage.path.parent)
-        except OSError as error:
-            raise RunFailed(f"cannot write {stage.path}: {error.strerror or error}; free space or fix the disk, then resume.") from error
+        except Exception as error:
+            why = disk_error(error)
+            if why is None:
+                raise
+            raise RunFailed(f"cannot write {stage.path}: {why}; free space or fix the disk, then resume.") from error
 
     def adopt(self, stage: Stage, source: Run, inputs: str) -> None:
         """Take over a finished stage of another run: its files as links, and a `_done.json` that says from where.
@@ -192,27 +202,32 @@ class Run:
                 if name != WEIGHTS:
                     raise UserError(f"run {source.id!r} has lost {stage.file(name).relative_to(source.path)}; launch it again.") from None
                 entry["pruned"] = True
-        write_json(target / "_done.json", {**done, "inputs": inputs, "taken_from": {"run": source.id, "inputs": done["inputs"]}})
+        write_sealed(target / "_done.json", {**done, "inputs": inputs, "taken_from": {"run": source.id, "inputs": done["inputs"]}})
 
     def prune(self, stage: Stage, name: str = WEIGHTS) -> None:
         """Delete a bulky file of a finished stage and say so in its `_done.json`; its hash stays."""
         done = stage.done
-        if done is None or name not in done["files"] or done["files"][name].get("pruned"):
+        if done is None or name not in done["files"]:
             return
-        done["files"][name]["pruned"] = True
-        write_json(stage.path / "_done.json", done)
+        if not done["files"][name].get("pruned"):
+            done["files"][name]["pruned"] = True
+            write_sealed(stage.path / "_done.json", done)
         (stage.path / name).unlink(missing_ok=True)
 
     def sweep(self) -> None:
         """Remove what an interrupted worker left."""
-        for leftover in self.path.glob("round-*/*/.tmp-*"):
-            shutil.rmtree(leftover, ignore_errors=True)
+        sweep(self.path)
 
     # what pages and exports read ------------------------------------------------------------------------------------
 
     def finished(self, arm: str, name: str = "evaluate") -> list[int]:
         """Rounds of an arm whose stage is done, ascending; round 0 is shared."""
-        return [r for r in range(self.config.rounds + 1) if self.of(r, arm, name).done is not None]
+        return [r for r in self.rounds_begun() if self.of(r, arm, name).done is not None]
+
+    def rounds_begun(self) -> list[int]:
+        """Rounds that have a directory, ascending."""
+        found = (path.name.removeprefix("round-") for path in self.path.glob("round-*"))
+        return sorted({int(r) for r in found if r.isdecimal() and f"{int(r[:9]):02d}" == r and int(r) <= self.config.rounds})
 
     def of(self, round_: int, arm: str, name: str) -> Stage:
         """Like `stage`, but finds what all arms share."""
@@ -231,7 +246,8 @@ class Run:
     def samples(self, arm: str, round_: int) -> pl.DataFrame:
         """SAMPLES of one round of one arm, with `x`, `y` where the map is done."""
         frame = self.stage(round_, arm, "select").frame("samples")
-        return frame.join(self.stage(round_, arm, "map").frame("coords"), on="id", how="left", maintain_order="left")
+        coords = self.stage(round_, arm, "map").frame("coords").unique("id", keep="first", maintain_order=True)
+        return frame.join(coords, on="id", how="left", maintain_order="left")
 
     def probes(self) -> pl.DataFrame:
         """PROBES of all finished rounds; round 0 repeats under each arm."""
@@ -262,8 +278,16 @@ class Run:
 
     def controller(self, arm: str, round_: int) -> dict[str, Any]:
         """The feedback loop's state in one round: signal, set-point, error, edge share, quotas, counts, reasons."""
-        value = self.stage(round_, arm, "select").json("controller")
-        return value if isinstance(value, dict) else {}
+        return fitted(self.stage(round_, arm, "select").json("controller"), LOOP_STATE)
+
+    def loss(self, arm: str, round_: int) -> dict[str, Any]:
+        """What training says of one round: examples, trained tokens, loss of every step; empty where it is not whole."""
+        value = fitted(self.stage(round_, arm, "train").json("loss"), LOSS)
+        return value if all(value.get(name) is not None for name in LOSS) else {}
+
+    def map_facts(self, arm: str, round_: int) -> dict[str, Any]:
+        """Dispersion, hull area and so on of one round's map."""
+        return fitted(self.stage(round_, arm, "map").json("facts"), MAP_FACTS)
 
     def frame(self) -> pl.DataFrame:
         """FRAME: the real references, the ground of every map."""
@@ -271,47 +295,32 @@ class Run:
 
     def frame_facts(self) -> dict[str, Any]:
         """How the frame was made: method, parameters, fit set, n, seed, axis ranges `x`, `y`."""
-        value = self.stage(1, SHARED, "map").json("frame")
-        return value if isinstance(value, dict) else {}
+        return fitted(self.stage(1, SHARED, "map").json("frame"), FRAME_FACTS)
 
     def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         """Events from a byte offset on, and the offset to go on from; a torn last line waits."""
         try:
-            with self.events_path.open("rb") as handle:
-                handle.seek(offset)
-                data = handle.read()
+            data = read_bytes(self.events_path, MAX_EVENTS_BYTES, offset)
         except OSError:
             return [], offset
         whole = data[: data.rfind(b"\n") + 1]
         events = []
         for line in whole.splitlines():
             try:
-                events.append(json.loads(line))
+                event = parse_json(line)
             except ValueError:
                 continue
+            if isinstance(event, dict) and (event.get("kind") != "span" or is_span(event)):
+                events.append(event)
         return events, offset + len(whole)
 
     def log_tail(self, lines: int = 20) -> list[str]:
         """The last lines of the log."""
         try:
-            with self.log_path.open("rb") as handle:
-                handle.seek(max(0, self.log_path.stat().st_size - 64_000))
-                return handle.read().decode("utf-8", "replace").splitlines()[-lines:]
+            offset = max(0, self.log_path.stat().st_size - LOG_BYTES)
+            return read_bytes(self.log_path, LOG_BYTES, offset).decode("utf-8", "replace").splitlines()[-lines:]
         except OSError:
             return []
-
-
-def link(source: Path, target: Path) -> None:
-    """A hard link where the file system has them, else a copy: no file of a stage is ever changed in place.
-
-    Raises FileNotFoundError where the source is gone.
-    """
-    try:
-        os.link(source, target)
-    except FileNotFoundError:
-        raise
-    except OSError:
-        shutil.copyfile(source, target)
 
 
 KEPT_IN_RECORDS = (
@@ -349,7 +358,7 @@ def create(config: RunConfig, manifest: dict[str, Any], directory: Path | None =
     for attempt in range(100):
         path = base if attempt == 0 else base.with_name(f"{base.name}-{attempt + 1}")
         try:
-            path.mkdir(parents=True)
+            path.mkdir(mode=PRIVATE, parents=True)
             break
         except FileExistsError:
             if directory is not None:
@@ -361,7 +370,11 @@ def create(config: RunConfig, manifest: dict[str, Any], directory: Path | None =
     else:
         raise UserError(f"no free name for a run directory near {base}; choose --out.")
     body = {"schema": SCHEMA_VERSION, "created": stamp.isoformat(timespec="seconds"), "config": config.model_dump(mode="json")}
-    write_json(path / "run.json", {**body, "config_hash": config.digest(), **manifest})
+    try:
+        write_sealed(path / "run.json", {**body, "config_hash": config.digest(), **manifest})
+    except OSError as error:
+        shutil.rmtree(path, ignore_errors=True)
+        raise UserError(f"the run directory {path} cannot be written: {error.strerror or error}; free space, or set DCES_RUNS.") from None
     return Run(path)
 
 
@@ -380,7 +393,7 @@ def find(run_id: str) -> Run:
         if NAME.fullmatch(run_id) and (root / run_id / "run.json").is_file():
             return Run(root / run_id)
     path = Path(run_id)
-    if os.sep in run_id and (path / "run.json").is_file():
+    if os.sep in run_id and is_file(path / "run.json"):
         return Run(path.absolute())
     known = ", ".join(run.id for run in discover()[:5]) or "none yet"
-    raise UserError(f"run = {run_id!r} is not here; the newest runs are: {known}.")
+    raise UserError(f"run = {quoted(run_id)} is not here; the newest runs are: {known}.")

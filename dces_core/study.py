@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gc
 import json
-import tomllib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,8 +21,9 @@ from dces_core import data, estimate, launch, machine
 from dces_core.arms import ARMS
 from dces_core.compare import Budget
 from dces_core.config import NAME, SHIPPED, ArmName, RunConfig, Section, load_recipe, validate
-from dces_core.errors import UserError
+from dces_core.errors import UserError, quoted, reason_of
 from dces_core.events import clock
+from dces_core.reading import read_toml
 from dces_core.store import Run
 from dces_core.study_store import Output, Unit, Workshop, find_output, recorded_studies
 
@@ -96,12 +96,12 @@ def load_study(name: str) -> Study:
     """A shipped study by name (data/studies/NAME.toml), or a path. Raises UserError where it cannot be read."""
     path = (Path(name) if name.endswith(".toml") else STUDIES / f"{name}.toml").absolute()
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        values = read_toml(path)
     except FileNotFoundError:
         known = ", ".join(sorted(path.stem for path in STUDIES.glob("*.toml")))
-        raise UserError(f"study = {name!r} is neither a TOML file nor one of: {known}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"study {path} cannot be read as TOML: {error}.") from None
+        raise UserError(f"study = {quoted(name)} is neither a TOML file nor one of: {known}.") from None
+    except (ValueError, OSError) as error:
+        raise UserError(f"study {quoted(str(path))} cannot be read as TOML: {reason_of(error)}.") from None
     config = validate(StudyConfig, values, "docs/study.md")
     beside = path.parent / config.recipe
     recipe = str(beside) if config.recipe.endswith(".toml") else config.recipe
@@ -113,8 +113,16 @@ def _overrides(values: dict[str, Any], prefix: str = "") -> list[str]:
     """A table as `section.key=value`."""
     found = []
     for key, value in values.items():
-        found += _overrides(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={json.dumps(value)}"]
+        found += _overrides(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={_toml(value)}"]
     return found
+
+
+def _toml(value: Any) -> str:
+    """A value of a TOML file as --set takes it. Raises UserError for a date, which no setting is."""
+    try:
+        return json.dumps(value, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError):
+        raise UserError(f"set: {quoted(value)} is the value of no setting; docs/settings.md lists them all.") from None
 
 
 def output_of(name: str) -> Output:
@@ -274,7 +282,7 @@ def refuse_other_tests(study: Study, done: Iterable[Unit]) -> None:
 
 def _budget(run: Run) -> dict[str, Any]:
     (arm,), config = run.config.arms, run.config
-    losses = [run.stage(round_, arm, "train").json("loss") or {} for round_ in range(1, config.rounds + 1)]
+    losses = [run.loss(arm, round_) for round_ in range(1, config.rounds + 1)]
     losses = [loss for loss in losses if loss]
     return {
         "pool": config.pool.size,

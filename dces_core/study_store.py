@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,12 +25,15 @@ from typing import Any
 import polars as pl
 
 from dces_core.config import NAME, RunConfig, parse
-from dces_core.errors import UserError
+from dces_core.errors import UserError, quoted
+from dces_core.reading import all_of, is_count, is_file, is_size, is_text
 from dces_core.records import table
-from dces_core.stage import read_json, sha256_of, sync, write_json
+from dces_core.stage import link, read_json, read_table, sha256_of, sync, write_json
 from dces_core.store import SHARED, Run, recorded_root, runs_root
 
 SCHEMA_VERSION = 1
+SEED = re.compile("[0-9]{1,10}")
+BUDGET = {"pool", "n", "regime", "planned_steps", "optimiser_steps", "trained_tokens", "decoding"}
 TABLES = ("metrics", "reliability", "entropy", "probes", "next_tokens", "controller", "texts")
 
 
@@ -51,8 +55,13 @@ class Unit:
         return int(self.facts["seed"])
 
     def frame(self, name: str) -> pl.DataFrame:
-        """One of TABLES."""
-        return pl.read_parquet(self.path / f"{name}.parquet")
+        """One of TABLES. Raises UserError where its columns are not those of that table."""
+        try:
+            frame = read_table(self.path / f"{name}.parquet")
+            known = table(name, frame)
+        except (OSError, pl.exceptions.PolarsError):
+            raise UserError(f"unit {self.path} is damaged: {name}.parquet cannot be read; restore it, or delete the unit.") from None
+        return known.with_columns(frame.select(pl.exclude(known.columns)).get_columns())
 
 
 class Output:
@@ -75,7 +84,8 @@ class Output:
 
     def write_study(self, study: dict[str, Any], config: RunConfig) -> None:
         """Say what the study is. Raises UserError where the directory belongs to another study or cannot be written."""
-        name = self.facts().get("study", {}).get("name", study["name"])
+        said = self.facts().get("study")
+        name = said.get("name", study["name"]) if isinstance(said, dict) else study["name"]
         if name != study["name"]:
             raise UserError(f"out = {str(self.path)!r} belongs to study {name!r}, not {study['name']!r}; choose another --out.")
         try:
@@ -94,7 +104,7 @@ class Output:
         if not path.exists():
             return None
         facts = read_json(path / "unit.json")
-        if not isinstance(facts, dict) or facts.get("schema") != SCHEMA_VERSION or "files" not in facts:
+        if not isinstance(facts, dict) or facts.get("schema") != SCHEMA_VERSION or not _whole(facts):
             raise UserError(f"unit {path} has no readable unit.json of schema {SCHEMA_VERSION}; restore it, or delete the unit.")
         if facts.get("digest") != config.digest():
             raise UserError(
@@ -102,7 +112,7 @@ class Output:
                 "choose another --out, restore the study's settings, or delete the unit to compute it again."
             )
         for name, entry in facts["files"].items():
-            if not (path / name).is_file() or sha256_of(path / name) != entry["sha256"]:
+            if "/" in name or not (path / name).is_file() or sha256_of(path / name) != entry["sha256"]:
                 raise UserError(f"unit {path} is damaged: {name} is not as it was written; restore it, or delete the unit.")
         return Unit(path, facts)
 
@@ -111,7 +121,7 @@ class Output:
         config, found = self.config(), []
         for path in sorted(self.path.glob("units/seed-*/*")):
             seed = path.parent.name.removeprefix("seed-")
-            if seed.isdigit() and not path.name.startswith("."):
+            if SEED.fullmatch(seed) and path.is_dir() and not path.name.startswith("."):
                 unit = self.unit(int(seed), path.name, config.model_copy(update={"seed": int(seed)}))
                 found += [unit] if unit else []
         return sorted(found, key=lambda unit: (unit.seed, unit.arm))
@@ -138,6 +148,20 @@ class Output:
 
     def _unit_path(self, seed: int, arm: str) -> Path:
         return self.path / "units" / f"seed-{seed}" / arm
+
+
+def _whole(facts: dict[str, Any]) -> bool:
+    """Whether unit.json has what readers take for granted."""
+    files, cpu = facts.get("files"), facts.get("cpu")
+    named = isinstance(files, dict) and all(isinstance(entry, dict) and "sha256" in entry for entry in files.values())
+    here = (
+        isinstance(cpu, dict)
+        and {"model", "threads", "flags", "device"} <= cpu.keys()
+        and (cpu["flags"] is None or all_of(is_text)(cpu["flags"]))
+    )
+    objects = all(isinstance(facts.get(name), dict) for name in ("tests", "budget"))
+    counts = is_text(facts.get("arm")) and is_count(facts.get("seed")) and is_size(facts.get("seconds"))
+    return named and here and objects and counts and facts["budget"].keys() == BUDGET
 
 
 def unit_tables(run: Run) -> dict[str, pl.DataFrame]:
@@ -211,7 +235,7 @@ class Workshop:
         """Put what the seed's arms share, where it was made before, into a fresh run. A stage from other inputs is made again."""
         kept = self._seed_path(run.config.seed) / ".shared"
         if kept.is_dir():
-            shutil.copytree(kept, run.path, copy_function=_link, dirs_exist_ok=True)
+            shutil.copytree(kept, run.path, copy_function=link, dirs_exist_ok=True)
 
     def keep(self, run: Run) -> None:
         """Keep what the seed's arms share, for the next of them."""
@@ -220,7 +244,7 @@ class Workshop:
         shutil.rmtree(temporary, ignore_errors=True)
         for folder in sorted(run.path.glob(f"round-*/{SHARED}")):
             ignored = shutil.ignore_patterns(".tmp-*")
-            shutil.copytree(folder, temporary / folder.relative_to(run.path), copy_function=_link, ignore=ignored)
+            shutil.copytree(folder, temporary / folder.relative_to(run.path), copy_function=link, ignore=ignored)
         shutil.rmtree(kept, ignore_errors=True)
         if temporary.is_dir():
             os.replace(temporary, kept)
@@ -237,14 +261,6 @@ class Workshop:
         return self.path / f"seed-{seed}"
 
 
-def _link(source: str, target: str) -> None:
-    """A hard link where the file system has them, else a copy: no file of a stage is ever changed in place."""
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
-
-
 def recorded_studies() -> Path:
     """Outputs of studies that ship with the project."""
     return recorded_root() / "studies"
@@ -254,10 +270,10 @@ def find_output(name: str) -> Output:
     """A study's output by directory, or by the name of a recorded study. Raises UserError when there is none."""
     candidates = [recorded_studies() / name] if NAME.fullmatch(name) else []
     for path in [*candidates, Path(name)]:
-        if (path / "study.json").is_file():
+        if is_file(path / "study.json"):
             return Output(path.absolute())
     known = sorted(path.parent.name for path in recorded_studies().glob("*/study.json"))
     raise UserError(
-        f"study = {name!r} has no output here; give the directory of one (with study.json), or a recorded one of: "
+        f"study = {quoted(name)} has no output here; give the directory of one (with study.json), or a recorded one of: "
         f"{', '.join(known) or 'none yet'}."
     )

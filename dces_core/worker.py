@@ -11,54 +11,49 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from filelock import FileLock, Timeout
 
-from dces_core import ask, estimate, launch, machine, processes
+from dces_core import ask, curation_jobs, diagnosis_jobs, estimate, launch, machine, processes, turns
 from dces_core.config import RunConfig
+from dces_core.engines import memory
 from dces_core.errors import RunFailed, UserError
 from dces_core.events import Events, Stopped
-from dces_core.stage import read_json, write_json
+from dces_core.redact import guard_streams, redact
 from dces_core.store import Run
-
-WAIT_S = 0.5
-OUT_OF_MEMORY = (
-    "out of memory",  # CUDA, MPS
-    "DefaultCPUAllocator",
-    "can't allocate memory",
-)
-ADVICE = "lower train.batch_size, generate.batch_size or generate.max_new_tokens, or use a smaller model, then resume or launch again"
 
 
 def run_foreground(run: Run, echo: Callable[[str], None] | None = None) -> launch.State:
     """Do the run in this process and return its final state. `echo` gets a line per finished stage.
 
-    Raises UserError when the run has a worker already.
+    Raises UserError when the run has a worker already, a symbolic link, or a disk that refuses its lock.
     """
+    run.refuse_links()
     try:
         held = FileLock(run.lock_path).acquire(timeout=launch.DYING_S)
     except Timeout:
         raise UserError(f"run {run.id!r} has a worker already; watch it, or stop it first (dces stop {run.id}).") from None
+    except OSError as error:
+        raise UserError(f"run {run.id!r} cannot be locked: {error.strerror or error}; free space or fix the disk, then resume.") from None
     with held, _signals_stop():
+        came_s = turns.queued_s(run)
         events = Events(run, _blank_status(), echo)
         try:
-            state, facts = _attempt(run, events)
-            if state == "failed":
-                run.sweep()  # a full disk must have room for the reason
-            events.state(state, waiting_for=None, **facts)
+            return _conclude(run, events, *_attempt(run, events, came_s))
         finally:
             events.close()
-    return state
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point: 0 done or stopped, 1 failed, 2 refused."""
     path = Path((arguments or sys.argv[1:])[0]).absolute()
-    run = ask.Job(path) if ask.is_job(path) else Run(path)
+    guard_streams()
+    kinds = {ask.is_job: ask.Job, diagnosis_jobs.is_job: diagnosis_jobs.Job, curation_jobs.is_job: curation_jobs.Job}
+    run = next((make(path) for is_one, make in kinds.items() if is_one(path)), Run(path))
     try:
         return 1 if run_foreground(run) == "failed" else 0
     except UserError as error:
@@ -66,19 +61,35 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
 
 
+def _conclude(run: Run, events: Events, state: launch.State, facts: dict[str, Any]) -> launch.State:
+    """Say how it ended; a run whose end cannot be written has failed. Where the disk refuses even that, stderr has the reason."""
+    for _ in range(2):
+        if state == "failed":
+            run.sweep()  # a full disk must have room for the reason
+        try:
+            events.state(state, waiting_for=None, queue_position=None, **facts)
+            return state
+        except RunFailed as error:
+            state, facts = "failed", {"error": facts["error"] or str(error)}
+    with suppress(OSError):
+        print(facts["error"], file=sys.stderr)
+    return state
+
+
 def _blank_status() -> dict[str, Any]:
-    nothing = dict.fromkeys(("heartbeat", "round", "arm", "stage", "eta_s", "error", "waiting_for", "device", "rss_bytes"))
+    names = ("heartbeat", "round", "arm", "stage", "eta_s", "error", "waiting_for", "queue_position", "device", "rss_bytes")
+    nothing = dict.fromkeys(names)
     return {"state": "queued", "done": 0, "total": 0, **processes.identity(), **nothing}
 
 
-def _attempt(run: Run, events: Events) -> tuple[launch.State, dict[str, Any]]:
+def _attempt(run: Run, events: Events, came_s: float) -> tuple[launch.State, dict[str, Any]]:
     """Do the rounds; the final state and, where it failed, the reason."""
     try:
         events.state("queued")
         events.check_stop()
         device = _device_of(run.config)
-        with _holding(device, run, events):
-            events.state("running", device=device, waiting_for=None)
+        with turns.turn(launch.device_lock(device), run, events, device, came_s):
+            events.state("running", device=device, waiting_for=None, queue_position=None)
             machine.use_threads(run.threads)
             machine.keep_memory(_has_room(run.config))
             _work(run, events)
@@ -88,17 +99,21 @@ def _attempt(run: Run, events: Events) -> tuple[launch.State, dict[str, Any]]:
     except (UserError, RunFailed) as error:
         return "failed", {"error": str(error)}
     except Exception as error:
-        with run.log_path.open("a", encoding="utf-8") as log:
-            traceback.print_exc(file=log)
+        with suppress(OSError), run.log_path.open("a", encoding="utf-8") as log:
+            log.write(redact(traceback.format_exc()))
         return "failed", {"error": explain(error)}
 
 
 def _work(run: Run, events: Events) -> None:
-    """The rounds of a run, the answers to a question."""
+    """The rounds of a run, the answers to a question, a diagnosis, a curation."""
     if isinstance(run, ask.Job):
         from dces_core.answering import answer
 
         answer(run, events)
+    elif isinstance(run, diagnosis_jobs.Job):
+        diagnosis_jobs.work(run, events)
+    elif isinstance(run, curation_jobs.Job):
+        curation_jobs.work(run, events)
     else:
         from dces_core.rounds import advance
 
@@ -113,9 +128,11 @@ def _has_room(config: RunConfig) -> bool:
 
 def explain(error: Exception) -> str:
     """One sentence for an error that nothing foresaw; out of memory comes with advice."""
-    text = " ".join(str(error).split())[:300]
-    if isinstance(error, MemoryError) or any(mark in text for mark in OUT_OF_MEMORY):
-        return f"out of memory: {ADVICE}."
+    text = " ".join(redact(str(error)).split())[:300]
+    if memory.ran_out(error):
+        return f"out of memory: {memory.ADVICE}."
+    if isinstance(error, OSError) and error.errno:
+        return f"the disk refuses {error.filename or 'a file'}: {error.strerror}; free space or fix the disk, then resume."
     return f"{type(error).__name__}: {text or 'no message'} (the full traceback is in log.txt)"
 
 
@@ -126,31 +143,6 @@ def _device_of(config: RunConfig) -> str:
     from dces_core.engines.hf import pick_device
 
     return str(pick_device(config.device))
-
-
-@contextmanager
-def _holding(device: str, run: Run, events: Events) -> Iterator[None]:
-    """Hold the device's lock; while another run has it, stay queued and say behind which."""
-    path = launch.device_lock(device)
-    holder = path.with_suffix(".json")
-    lock = FileLock(path)
-    behind: str | None = None
-    while True:
-        try:
-            held = lock.acquire(timeout=WAIT_S)
-            break
-        except Timeout:
-            events.check_stop()
-            now = str((read_json(holder) or {}).get("run", "another run"))
-            if now != behind:
-                behind = now
-                events.state("queued", device=device, waiting_for=behind)
-    with held:
-        write_json(holder, {"run": run.id, **processes.identity()})
-        try:
-            yield
-        finally:
-            holder.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from dces_core.ask import Checkpoint, Job, Question
 from dces_core.config import RunConfig
 from dces_core.errors import UserError
 from dces_core.store import SHARED, Run
-from dces_core.ui import look, pairs, read, state, text
+from dces_core.ui import look, pace, pairs, read, state, text
 from dces_core.ui.fetch import offer_model
 
 NOBODY = "none"
@@ -189,7 +189,7 @@ def draw_progress(job: Job, now: str, status: dict[str, Any]) -> None:
     behind = status.get("waiting_for")
     with st.container(horizontal=True, vertical_alignment="center"):
         if now == "queued" and behind:
-            st.text(f"Queued behind {behind}: it is answered when the device is free.")
+            st.text(f"Queued behind {behind}, position {status.get('queue_position') or 1}: it is answered when the device is free.")
         elif now == "stopping":
             st.text("Cancelling.")
         elif now == "queued" or not status.get("stage"):
@@ -264,7 +264,7 @@ def page() -> None:
         st.subheader("Answers", anchor=False)
         job = pick_job(jobs)
         alive = launch.state(job) in launch.ALIVE
-        st.fragment(draw_job, run_every=1.0 if alive else None)(job, alive)
+        pace.timed(draw_job, 1.0 if alive else None)(job, alive)
 
 
 state.run_page(page)

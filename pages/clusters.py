@@ -12,7 +12,7 @@ import polars as pl
 import streamlit as st
 
 from dces_core.store import Run
-from dces_core.ui import charts, clusters, hull, look, read, state, text
+from dces_core.ui import charts, clusters, crowd, hull, look, read, state, text
 
 KEY_SIZE = 14
 FACT_NAMES = {"dispersion": "dispersion", "hull_area": "hull area", "core_area": "core", "nearest_reference": "nearest reference"}
@@ -82,6 +82,8 @@ def draw_map(run: Run, arm: str, round_: int, picked: list[int]) -> tuple[pl.Dat
     figure = charts.scatter_map(points, read.ground(run), run.frame_facts(), picked)
     corners = hull.core(known)
     hull.draw(figure, corners, arm)
+    if points.height < known.height:
+        crowd.shade(figure, known)
     charts.keep_zoom(figure, run.id, "map", arm)
     alt = f"Map of the samples of {arm} in round {round_}, center filled and edge outlined, over the real text"
     modes, config = ("points", "box", "lasso"), charts.config(f"{run.id}-map-{arm}-{round_}", charts.MAP_CONFIG)
@@ -89,9 +91,9 @@ def draw_map(run: Run, arm: str, round_: int, picked: list[int]) -> tuple[pl.Dat
     lost = charts.outside(points, run.frame_facts())
     beyond = f", {lost} of them beyond the frame" if lost else ""
     facts = {**read.facts(run, arm, round_), "core_area": hull.area(corners), "core_area_reason": "the center samples span no area"}
-    look.show(fact_line(facts, f"showing {points.height:,} of {frame.height:,}{beyond}"))
-    rows = {point["customdata"] for point in event["selection"]["points"] if isinstance(point.get("customdata"), int)}
-    rows |= {point["customdata"][0] for point in event["selection"]["points"] if isinstance(point.get("customdata"), list)}
+    whole = "" if points.height == known.height else "; the shade is of all, and a lasso or a box takes all"
+    look.show(fact_line(facts, f"showing {points.height:,} of {frame.height:,}{beyond}{whole}"))
+    rows = crowd.taken(event["selection"], known)
     return frame.filter(pl.col("row").is_in(list(rows)) | pl.col("cluster").is_in(picked)), figure
 
 
@@ -111,7 +113,11 @@ def draw_maps(run: Run, arms: tuple[str, ...], round_: int) -> None:
         st.caption(caption(run))
         figures = [(look.chip(arm), figure) for arm, (_, figure) in zip(arms, drawn, strict=True) if figure is not None]
         draw_exports(run, round_, list(frames.values()), figures)
-    draw_selection(pl.concat([chosen for chosen, _ in drawn], how="diagonal"), run, round_)
+    chosen = pl.concat([chosen for chosen, _ in drawn], how="diagonal")
+    if chosen.height:
+        draw_selection(chosen, run, round_)
+    else:
+        draw_linked(pl.concat(list(frames.values()), how="diagonal"))
 
 
 def draw_exports(run: Run, round_: int, frames: list[pl.DataFrame], maps: list[tuple[str, go.Figure]]) -> None:
@@ -146,11 +152,6 @@ def fact_table(run: Run, arms: tuple[str, ...], rounds: list[int], now: int) -> 
 
 def draw_selection(chosen: pl.DataFrame, run: Run, round_: int) -> None:
     """The selected samples as a table, then one of them in full."""
-    if chosen.height == 0:
-        st.caption(
-            "Select points with the lasso, a box or a click, or rows of the table: their texts appear here. A double-click clears a map."
-        )
-        return
     st.subheader(f"{chosen.height} selected", anchor=False)
     columns = ["arm", *COLUMNS]
     wide = {"text": st.column_config.TextColumn(width="large"), "prompt": st.column_config.TextColumn(width="medium")}
@@ -162,7 +163,24 @@ def draw_selection(chosen: pl.DataFrame, run: Run, round_: int) -> None:
         "text/csv",
         icon=":material/download:",
     )
-    draw_life(chosen.row(row, named=True))
+    sample = chosen.row(row, named=True)
+    state.put("sample", f"{sample['arm']}:{sample['id']}")
+    st.session_state["selected"] = True
+    draw_life(sample)
+
+
+def draw_linked(samples: pl.DataFrame) -> None:
+    """Nothing is selected: the sample that the address names as `arm:id` (or `id`, of the left arm), until a selection is cleared."""
+    if st.session_state.pop("selected", False):
+        state.forget("sample")
+    name = state.asked("sample") or ""
+    found = samples.filter((pl.col("id") == name) | (pl.col("arm") + ":" + pl.col("id") == name))
+    if found.height:
+        st.subheader("The linked sample", anchor=False)
+        draw_life(found.row(0, named=True))
+    st.caption(
+        "Select points with the lasso, a box or a click, or rows of the table: their texts appear here. A double-click clears a map."
+    )
 
 
 def draw_life(row: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import polars as pl
 import streamlit as st
 
+from dces_core.stages.remarks import remarks
 from dces_core.store import Run
 from dces_core.ui import charts, flow, look, read, state, text
 
@@ -43,18 +44,19 @@ def draw_flow(run: Run, arm: str, round_: int) -> list[flow.Link]:
         return []
     alt = f"Flow of {arm} in round {round_}. {flow.told(found)}"
     st.plotly_chart(flow.sankey(found, arm), key=f"flow-{arm}", config=charts.config(f"{run.id}-flow-{arm}-{round_}"), alt=alt)
-    look.show(f'<p class="quiet num">{text.escaped(" ".join(said_of(known, flow.totals(found))))}</p>', key=f"said-{arm}")
+    words = said_of(known, flow.totals(found), remarks(run.controller(arm, round_)))
+    look.show(f'<p class="quiet num">{text.escaped(" ".join(words))}</p>', key=f"said-{arm}")
     return found
 
 
-def said_of(known: flow.State, passing: dict[str, int]) -> list[str]:
+def said_of(known: flow.State, passing: dict[str, int], odd: list[str]) -> list[str]:
     """Sentences under a flow: what was trained on, what the loop set, what the selection noted."""
     trained = f"{passing.get(flow.TRAINED, 0):,} of the pool's {passing[flow.POOL]:,} samples trained on"
     real = known.get("real_pairs")
     return [
         f"{trained}, and {real:,} real pairs." if real else f"{trained}.",
         flow.controlled(known),
-        *(f"{note}." for note in known.get("notes") or []),
+        *(f"{remark}." for remark in odd),
     ]
 
 

@@ -12,7 +12,7 @@ from dces_core.store import Run
 from dces_core.ui import look, read, state
 from dces_core.ui.text import escaped
 
-ORDER = ("run", "label", "tags", "state", "progress", "rounds", "arms", "MB", "created", "model", "split", "note")
+ORDER = ("run", "label", "tags", "state", "queue", "progress", "rounds", "arms", "MB", "created", "model", "split", "note")
 MOST_MORE = 1000
 
 
@@ -20,7 +20,7 @@ def row_of(run: Run) -> dict[str, Any]:
     """One line of the table; an unreadable run says so."""
     given = labels.read(run)
     row: dict[str, Any] = {"run": run.id, "state": "recorded" if run.recorded else launch.state(run), "MB": run.bytes / 1e6}
-    row |= {"label": given.label, "tags": ", ".join(given.tags)}
+    row |= {"label": given.label, "tags": ", ".join(given.tags), "queue": None if run.recorded else launch.queue_position(run)}
     try:
         config = run.config
     except UserError as error:
@@ -163,6 +163,9 @@ def describe_selected(run: Run) -> None:
     given = labels.read(run)
     bits = [run.id, given.label, "ships with the project: read only" if run.recorded else ""]
     st.text("  ·  ".join(filter(None, bits)))
+    reason = run.status().get("error")
+    if reason and launch.state(run) == "failed":
+        st.text(f"Failed: {reason}")
     note = _note(run)
     if note:
         look.show(f'<p class="quiet" style="white-space:pre-wrap;max-width:60rem">{escaped(note)}</p>')
@@ -177,7 +180,7 @@ def by_tag(runs: list[Run]) -> list[Run]:
     if not known:
         return runs
     text = state.asked("tag")
-    st.session_state["pick-tag"] = [name for name in (text or "").split(",") if name in known]
+    st.session_state["pick-tag"] = [name for name in dict.fromkeys((text or "").split(",")) if name in known]
     st.multiselect("Only with these tags", known, key="pick-tag", on_change=_tags_changed, width=460, placeholder="All runs")
     wanted = set(st.session_state["pick-tag"])
     return [run for run in runs if wanted <= set(labels.read(run).tags)]
@@ -197,12 +200,13 @@ def table(runs: list[Run], rows: list[dict[str, Any]]) -> int:
         "progress": st.column_config.ProgressColumn("evaluated", format="percent", min_value=0, max_value=1, width="small"),
         "MB": st.column_config.NumberColumn("MB", format="%.1f", width="small"),
         "rounds": st.column_config.NumberColumn(width="small"),
+        "queue": st.column_config.NumberColumn(width="small", help="Place in the queue of its device; 1 is next."),
         "note": st.column_config.TextColumn(width="large"),
     }
     ids = [run.id for run in runs]
     asked = state.asked("run")
     first = ids.index(asked) if asked in ids else 0
-    used = [name for name in ORDER if name not in ("label", "tags") or any(row[name] for row in rows)]
+    used = [name for name in ORDER if name not in ("label", "tags", "queue") or any(row[name] for row in rows)]
     event = st.dataframe(
         rows,
         column_order=used,
@@ -233,6 +237,8 @@ def page() -> None:
     row = table(runs, rows)
     actions(runs[row], rows[row]["state"] != "unreadable")
     describe_selected(runs[row])
+    used = sum(row["MB"] for run, row in zip(runs, rows, strict=True) if not run.recorded)
+    st.caption(f"Your runs above take {used:,.1f} MB. `dces gc` says what of it can go.")
     st.caption("Select a row to act on it. A run is one directory; runs that ship with the project are read only.")
 
 

@@ -9,7 +9,7 @@ from dces_core import launch, models, store
 from dces_core.errors import UserError
 from dces_core.metrics.degradation import DIRECTION, TITLE, lead_times
 from dces_core.store import Run
-from dces_core.ui import charts, look, picture, read, state, text
+from dces_core.ui import look, picture, read, state, text
 from dces_core.ui.fetch import offer_model
 
 COLLAPSE = (
@@ -122,7 +122,9 @@ def case_study(run: Run) -> str:
 
 
 def draw_run(run: Run) -> None:
-    """The comparison."""
+    """The comparison. Its charts' library is loaded only now: the heading and the words are on their way."""
+    from dces_core.ui import charts
+
     kind = "Recorded comparison" if run.recorded else "Newest run"
     st.subheader(kind, anchor=False)
     table = read.metrics(run)
@@ -152,6 +154,7 @@ def draw_run(run: Run) -> None:
         for page, label, icon in (
             ("trajectories", "All metrics", "show_chart"),
             ("clusters", "Clusters", "scatter_plot"),
+            ("case", "Case study", "menu_book"),
             ("generations", "Read the texts", "notes"),
         ):
             st.page_link(f"pages/{page}.py", label=label, icon=f":material/{icon}:", query_params={"run": run.id})

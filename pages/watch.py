@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from datetime import timedelta
-from functools import partial
 from typing import Any
 
 import polars as pl
@@ -14,7 +13,7 @@ from dces_core import launch
 from dces_core.config import RunConfig
 from dces_core.errors import UserError
 from dces_core.store import SHARED, Run
-from dces_core.ui import charts, look, read, state, text
+from dces_core.ui import charts, look, pace, read, state, text
 
 WORDS = {
     "queued": "Queued. The worker is starting, or waits until the device is free.",
@@ -171,7 +170,7 @@ def event_lines(run: Run) -> list[str]:
         if event.get("kind") == "span":
             lines.append(f"round {event['round']}  {event['arm']:<14} {event['stage']:<9} {event['seconds']:7.1f} s")
         elif event.get("kind") in ("note", "state"):
-            lines.append(str(event.get("text") or event.get("state")))
+            lines.append(event.get("text") or ": ".join(filter(None, (event.get("state"), event.get("error")))))
     return lines
 
 
@@ -180,7 +179,8 @@ def say(run: Run, now: str, status: dict[str, Any]) -> None:
     if run.recorded or now not in WORDS:
         return
     if now == "queued" and status.get("waiting_for"):
-        st.text(f"Queued behind run {status['waiting_for']}: one run at a time uses the device.")
+        place = status.get("queue_position") or 1
+        st.text(f"Queued behind run {status['waiting_for']}: one run at a time uses the device. Position {place} in the queue.")
     elif now in ("failed", "lost"):
         reason = f" Reason: {status['error']}" if status.get("error") else ""
         state.problem(WORDS[now] + reason)
@@ -209,8 +209,8 @@ def tick(run: Run, was_live: bool, before: Done) -> None:
 
 
 def log(run: Run) -> None:
-    """The newest lines."""
-    st.code("\n".join(run.log_tail(12) or event_lines(run)[-12:]) or "nothing yet", language=None, wrap_lines=True)
+    """The newest lines that the process printed, then what it told."""
+    st.code("\n".join([*run.log_tail(12), *event_lines(run)[-12:]]) or "nothing yet", language=None, wrap_lines=True)
 
 
 def page() -> None:
@@ -221,13 +221,13 @@ def page() -> None:
             state.heading("Watch", run)
         buttons(run, launch.state(run))
     live = read.live(run)
-    timed = partial(st.fragment, run_every=2.0 if live else None)
-    timed(tick)(run, live, finished_stages(run))
+    every_s = 2.0 if live else None
+    pace.timed(tick, every_s)(run, live, finished_stages(run))
     curves(run)
     st.subheader("Feedback loop", anchor=False)
     look.show(controller_table(run))
     st.subheader("Log", anchor=False)
-    timed(log)(run)
+    pace.timed(log, every_s)(run)
 
 
 state.run_page(page)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from dces_core import data
 from dces_core.config import RunConfig, parse
-from dces_core.errors import UserError
+from dces_core.errors import UserError, quoted
 
 ROWS = [
     {"id": "a", "prompt": "Why?", "reference": "Because it rains.", "topic": "weather"},
@@ -37,7 +37,7 @@ def refusal(path: Path | str) -> str:
     with pytest.raises(UserError) as caught:
         data.load_train(train_on(path))
     message = str(caught.value)
-    assert message.startswith(f"data.train = {str(path)!r}")
+    assert message.startswith(f"data.train = {quoted(str(path))}")
     assert message.endswith(".")
     assert "\n" not in message
     return message

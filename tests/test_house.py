@@ -16,7 +16,7 @@ FUNCTION_LINES, FILE_LINES, LOOP_LINES = 45, 400, 150
 HEAVY = {"torch", "transformers", "umap", "hdbscan", "sklearn", "numba", "accelerate", "sentence_transformers", "bert_score", "scipy"}
 TOP_LEVEL = {
     "pyproject.toml", "README.md", "app.py", "pages", "dces_core", "tests", "data",
-    "Makefile", "constraints.txt", ".ci", ".streamlit", ".gitignore", "docs", "LICENSE", "CHANGELOG.md",
+    "Makefile", "constraints.txt", ".ci", ".streamlit", ".gitignore", "docs", "examples", "LICENSE", "CHANGELOG.md", "SECURITY.md",
 }  # fmt: skip
 #: Directories of one machine; a path that only begins like one (/workers) is none.
 MACHINE_PATH = re.compile(r"(?<![\w.~$}*-])/(?:work|root|home|tmp/setup)(?![\w-])")

@@ -411,7 +411,7 @@ def record(home: Path, name: str, **settings: Any) -> None:
     budget = {"pool": 4, "n": 2, "regime": "replace", "planned_steps": [1], "optimiser_steps": [1], "trained_tokens": [9], "decoding": {}}
     cpu = {"model": "Some CPU", "threads": 2, "flags": ["avx2"], "device": "cpu"}
     facts = {"schema": 1, "arm": "plain", "seed": 0, "digest": config.digest(), "files": files, "budget": budget, "cpu": cpu}
-    write_json(path / "unit.json", facts)
+    write_json(path / "unit.json", {**facts, "tests": {}, "seconds": 1.0})
 
 
 def test_pages_are_written_checked_and_stay_the_same(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

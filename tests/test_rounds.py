@@ -348,7 +348,7 @@ def test_a_loss_that_is_not_a_number_ends_the_run_and_earlier_rounds_stay(tmp_pa
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trainer, "response_loss", broken)
         assert attempt(run) == "failed"
-    assert run.status()["error"].startswith("the training loss is nan at step 1 of 1")
+    assert run.status()["error"].startswith("round 2 of arm plain, train: the training loss is nan at step 1 of 1; lower train.lr")
     assert run.finished("plain") == [0, 1]
     assert attempt(run) == "done"
     assert run.finished("plain") == [0, 1, 2]

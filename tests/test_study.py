@@ -275,7 +275,7 @@ def test_a_text_of_ones_own_is_named_by_an_environment_variable_and_must_stay_th
     path = write_study(home / "study", set={"data": {"tests": {"text": "$DCES_TEST_TEXT"}}}, seeds=[0], seeds_of={"random": [0]})
     work, _ = work_on(path)
     monkeypatch.delenv("DCES_TEST_TEXT", raising=False)
-    with pytest.raises(UserError, match=r"data.tests.text = '\$DCES_TEST_TEXT' needs the environment variable DCES_TEST_TEXT"):
+    with pytest.raises(UserError, match=r"data.tests.text = '\$DCES_TEST_TEXT' needs the environment variable 'DCES_TEST_TEXT'"):
         do_study(work)
     monkeypatch.setenv("DCES_TEST_TEXT", str(home / "text.txt"))
     (home / "text.txt").write_text("The wind turned. " * 60, encoding="utf-8")

@@ -33,5 +33,5 @@ class Plan:
     ui_rounds: int = 10
     ui_samples: int = 2_000  # of each arm and round
     ui_ticks: int = 50  # of each page
-    ui_points: tuple[int, ...] = (5_000, 50_000)  # of the maps that are zoomed: what a page draws at most, and ten times that
+    ui_points: tuple[int, ...] = (5_000, 50_000)  # samples of the maps that are zoomed
     ui_zooms: int = 10

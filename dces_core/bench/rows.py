@@ -119,7 +119,8 @@ def _markdown(entries: list[dict[str, Any]], order: list[str], goals: Goals) -> 
     for entry in sorted(entries, key=lambda entry: _place(entry["name"], order)):
         row = Row(**{name: entry[name] for name in SCHEMA})
         unit = f" {row.unit}" if row.unit else ""
-        cells = (f"`{row.name}`", _number(row.ours, unit), _number(row.peer, unit), _number(row.ratio), goal_of(row, goals), f"{row.n:,}", row.note)
+        figures = (_number(row.ours, unit), _number(row.peer, unit), _number(row.ratio))
+        cells = (f"`{row.name}`", *figures, goal_of(row, goals), f"{row.n:,}", row.note)
         lines.append(f"| {' | '.join(cell.replace('|', '/') for cell in cells)} |")
     days = sorted({entry["measured"] for entry in entries})
     machines = sorted({entry["machine"] for entry in entries})

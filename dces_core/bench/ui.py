@@ -53,7 +53,7 @@ def browser_rows(plan: Plan, run: Run) -> list[Row]:
         for name, size in sizes.items():
             with serve(POINTS, run.path.parent, DCES_BENCH_POINTS=str(size)) as server:
                 zooms = ui_browser.zooms_ms(browser, server, plan.ui_zooms)
-            note = f"{size:,} points, wheel to the frame after the zoom, WebGL on the processor; the slowest {max(zooms):.0f} ms"
+            note = f"{size:,} samples, a part of them as points, wheel to the frame after, WebGL by processor; slowest {max(zooms):.0f} ms"
             rows.append(Row(name, median(zooms), None, None, "ms", len(zooms), note))
     return rows
 

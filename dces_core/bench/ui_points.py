@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import streamlit as st
 
-from dces_core.ui import charts
+from dces_core.ui import charts, crowd
 
 CLUSTERS, GROUND, SPAN = 40, 2_000, 10.0
 
@@ -33,7 +33,10 @@ def page() -> None:
     rng = np.random.default_rng(0)
     ground = pl.DataFrame(dict(zip("xy", rng.uniform(0, SPAN, (2, GROUND)), strict=True)))
     points = samples(int(os.environ["DCES_BENCH_POINTS"]), rng)
-    figure = charts.scatter_map(points, ground, {"x": [0, SPAN], "y": [0, SPAN]})
+    drawn = charts.stratified(points)
+    figure = charts.scatter_map(drawn, ground, {"x": [0, SPAN], "y": [0, SPAN]})
+    if drawn.height < points.height:
+        crowd.shade(figure, points)
     st.plotly_chart(figure, key="points", on_select="rerun", selection_mode=("points", "box", "lasso"), config=charts.MAP_CONFIG)
 
 

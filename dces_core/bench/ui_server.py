@@ -94,6 +94,7 @@ class Visitor:
         self._socket = self._open.enter_context(connect(address, subprotocols=[Subprotocol("streamlit")], max_size=None, proxy=None))
         self._runs = 0
         self._known: dict[str, tuple[int, bool]] = {}  # hash -> in which run it came last, whether it is a figure
+        self.beats: dict[str, float] = {}  # timers that the tab has now -> seconds between two beats
         self._state: dict[str, Any] = {"page_name": page, "query_string": query}
         self.opened = self._run()
 
@@ -151,8 +152,11 @@ class Visitor:
         kind = message.WhichOneof("type")
         if kind == "auto_rerun":
             answer.timers.append(message.auto_rerun.fragment_id)
+            self.beats[message.auto_rerun.fragment_id] = message.auto_rerun.interval
         elif kind == "navigation":
             self._state["page_script_hash"] = message.navigation.page_script_hash
         elif kind == "new_session":
             answer.timers.clear()
+            if not message.metadata.run.fragment_ids:
+                self.beats.clear()
         return kind == "script_finished" and message.script_finished != ForwardMsg.FINISHED_EARLY_FOR_RERUN

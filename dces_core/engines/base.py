@@ -5,6 +5,7 @@ Two models live in an engine: `current` (M_{t-1} or M_t, whatever was loaded las
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -13,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dces_core.config import Edit, Generate, Train
-from dces_core.events import Progress
+from dces_core.errors import NotFinite
+from dces_core.events import Note, Progress
 
 Which = Literal["current", "frozen"]
 Ints = NDArray[np.int64]
@@ -22,6 +24,16 @@ Floats = NDArray[np.float32]
 
 def silent(done: int, total: int) -> None:
     """A progress function that says nothing."""
+
+
+def unheard(text: str) -> None:
+    """Where notes go that nobody reads."""
+
+
+def require_finite(name: str, value: float, step: int, steps: int, lr: float) -> None:
+    """Raise NotFinite where a number of a training step is NaN or infinite."""
+    if not math.isfinite(value):
+        raise NotFinite(f"the {name} is {value} at step {step} of {steps}", f"lower train.lr (now {lr:g})")
 
 
 @dataclass(frozen=True)
@@ -88,6 +100,7 @@ class LanguageModel(Protocol):
     context: int  # longest sequence in tokens
     device: str
     end: int  # the end token that training appends and sampling stops at
+    note: Note  # hears what a reader of the run should know, such as a batch that was too large
 
     def encode_prompt(self, prompt: str) -> list[int]:
         """Prompt as token ids, through the chat template where the model has one (data.template)."""
@@ -143,7 +156,7 @@ class LanguageModel(Protocol):
         """One teacher-forced pass by settings.model; `uniforms[i]` has one draw per response token of example i."""
 
     def train(self, examples: list[Example], settings: Train, seed: int, progress: Progress = silent) -> list[float]:
-        """Fine-tune the current model on response tokens; the mean loss of each optimiser step. Raises RunFailed on NaN."""
+        """Fine-tune the current model on response tokens; the mean loss of each optimiser step. Raises NotFinite."""
 
     def embed_hidden(self, texts: list[str]) -> NDArray[np.float32]:
         """(len(texts), width) mean hidden states of the frozen M_0, L2-normalised: an encoder that selection does not use."""

@@ -24,8 +24,9 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.masking_utils import sdpa_mask
 
 from dces_core.config import Generate
-from dces_core.engines.base import Generation, silent
-from dces_core.events import Progress
+from dces_core.engines.base import Generation, silent, unheard
+from dces_core.engines.memory import Halving
+from dces_core.events import Note, Progress
 
 ATTENTION = "dces_grouped"
 SHORT_LIST = 192
@@ -280,8 +281,9 @@ class _Batch:
 class Decoder:
     """Decodes with one model, by its own forward pass or by `lean`, which has its own `head` (hidden states to logits) as well."""
 
-    def __init__(self, model: Any, device: torch.device, ends: list[int], lean: Any = None) -> None:
+    def __init__(self, model: Any, device: torch.device, ends: list[int], lean: Any = None, note: Note = unheard) -> None:
         self.body, self.head = (lean, lean.head) if lean else (model.base_model, model.get_output_embeddings())
+        self.note = note
         self.layers, self.dtype, self.device = int(model.config.num_hidden_layers), model.dtype, device
         self.ends = torch.tensor(ends, device=device)
 
@@ -298,17 +300,20 @@ class Decoder:
         most = np.minimum(settings.max_new_tokens, limits if limits is not None else [settings.max_new_tokens] * len(prompts))
         order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
         out: list[Generation | None] = [None] * len(prompts)
-        done = 0
-        for start in range(0, len(order), settings.batch_size):
-            rows = order[start : start + settings.batch_size]
 
-            def report(finished: int, done: int = done) -> None:
+        def decode(rows: list[int]) -> None:
+            done = sum(generation is not None for generation in out)
+
+            def report(finished: int) -> None:
                 progress(done + finished, len(order))
 
             found = self._decode([prompts[i] for i in rows], settings, uniforms[rows], torch.from_numpy(most[rows]), report)
             for row, generation in zip(rows, found, strict=True):
                 out[row] = generation
-            done += len(rows)
+
+        memory = Halving("generating", self.note)
+        for start in range(0, len(order), settings.batch_size):
+            memory.do(order[start : start + settings.batch_size], decode)
         return [generation for generation in out if generation is not None]
 
     def _decode(

@@ -24,9 +24,9 @@ from safetensors.numpy import load_file, save_file
 
 from dces_core.config import Edit, Generate, Train, parse
 from dces_core.data import Pair, load_train
-from dces_core.engines.base import Example, Floats, Generation, Ints, Proposal, TokenScores, Which, silent
+from dces_core.engines.base import Example, Floats, Generation, Ints, Proposal, TokenScores, Which, silent, unheard
 from dces_core.engines.bigrams import UNKNOWN, Doubles, entropy_of, log, move, sample
-from dces_core.events import Progress
+from dces_core.events import Note, Progress
 
 Ids = list[list[int]]
 PIECES = re.compile(r" ?\w+(?:['’]\w+)*| ?[^\w\s]|\s")
@@ -67,6 +67,7 @@ class FakeModel:
         self.parameters = self.vocabulary**2
         self._base = self._count(texts)
         self._current = self._frozen = self._base
+        self.note: Note = unheard
 
     def _count(self, pairs: list[Pair]) -> Weights:
         follow: dict[int, Counter[int]] = defaultdict(Counter)

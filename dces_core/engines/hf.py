@@ -21,12 +21,12 @@ from transformers.utils.logging import disable_progress_bar
 from dces_core import models
 from dces_core.config import Edit, Generate, RunConfig, Train
 from dces_core.engines import trainer
-from dces_core.engines.base import Example, Floats, Generation, Proposal, TokenScores, Which, silent
+from dces_core.engines.base import Example, Floats, Generation, Proposal, TokenScores, Which, silent, unheard
 from dces_core.engines.decode import ATTENTION, Decoder
 from dces_core.engines.lean import LeanBody, lean_body
 from dces_core.engines.teacher import Key, Teacher, divergence
 from dces_core.errors import UserError
-from dces_core.events import Progress
+from dces_core.events import Note, Progress
 
 
 def pick_device(name: str) -> torch.device:
@@ -70,6 +70,7 @@ class HFModel:
     """See LanguageModel."""
 
     def __init__(self, config: RunConfig) -> None:
+        self.note: Note = unheard
         self._device = pick_device(config.device)
         self.device = str(self._device)
         self.name = config.model
@@ -204,7 +205,9 @@ class HFModel:
             assert limits is None and which == "current", "beam search has one limit, and one model"
             return self._beam(prompts, settings, progress)
         model = self._copy if which == "current" else self._frozen
-        return Decoder(model, self._device, self._ends, self._lean(which)).generate(prompts, settings, uniforms, progress, limits)
+        return Decoder(model, self._device, self._ends, self._lean(which), self.note).generate(
+            prompts, settings, uniforms, progress, limits
+        )
 
     def _beam(self, prompts: list[list[int]], settings: Generate, progress: Progress) -> list[Generation]:
         """Beam search by transformers; probabilities by the teacher."""
@@ -248,8 +251,9 @@ class HFModel:
         model = self._master.requires_grad_(True)
         teacher = self._teacher("frozen") if any(example.soft for example in examples) else None
         losses = trainer.train(
-            model, model.base_model, model.get_output_embeddings(), examples, settings, seed, self._bf16, self._device, progress, teacher
-        )
+            model, model.base_model, model.get_output_embeddings(), examples, settings, seed, self._bf16, self._device, progress, teacher,
+            self.note,
+        )  # fmt: skip
         self._refresh()
         return losses
 
@@ -266,7 +270,7 @@ class HFModel:
 
     def _teacher(self, which: Which) -> Teacher:
         model = self._copy if which == "current" else self._frozen
-        return Teacher(model.base_model, model.get_output_embeddings(), self._device, self._lean(which))
+        return Teacher(model.base_model, model.get_output_embeddings(), self._device, self._lean(which), self.note)
 
     def _lean(self, which: Which) -> LeanBody | None:
         """The lean pass of a model, where its layout has one; made again when its weights have changed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,10 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from dces_core.config import Edit
-from dces_core.engines.base import Example, Floats, Proposal, TokenScores, silent
+from dces_core.engines.base import Example, Floats, Proposal, TokenScores, silent, unheard
 from dces_core.engines.decode import CACHED_ROWS, exact_type, invert, shared_tokens, top_of
-from dces_core.events import Progress
+from dces_core.engines.memory import Halving
+from dces_core.events import Note, Progress
 
 BATCH_TOKENS = 4096
 CHUNK_TOKENS = 128
@@ -77,8 +78,8 @@ def response_states(body: torch.nn.Module, examples: list[Example], device: torc
 class Teacher:
     """Scores with one model, by its own forward pass or by `lean`, which has its own `head` and `response_states`."""
 
-    def __init__(self, body: torch.nn.Module, head: Any, device: torch.device, lean: Any = None) -> None:
-        self.body, self.head, self.device, self.lean = body, lean.head if lean else head, device, lean
+    def __init__(self, body: torch.nn.Module, head: Any, device: torch.device, lean: Any = None, note: Note = unheard) -> None:
+        self.body, self.head, self.device, self.lean, self.note = body, lean.head if lean else head, device, lean, note
 
     def hidden(self, examples: list[Example]) -> Tensor:
         """Hidden states (tokens, width) that predict the response tokens of these examples, in their order."""
@@ -105,7 +106,9 @@ class Teacher:
         scores = _empty_scores(examples)
         starts = np.cumsum([0, *(len(example.response) for example in examples)])
         done = 0
-        for batch in batches(examples):
+
+        def work(batch: list[int]) -> None:
+            nonlocal done
             chosen = [examples[i] for i in batch]
             places = np.concatenate([np.arange(starts[i], starts[i + 1]) for i in batch])
             target = torch.from_numpy(scores.target[places]).to(self.device)
@@ -114,25 +117,37 @@ class Teacher:
                 getattr(scores, name)[places] = values
             done += len(batch)
             progress(done, len(examples))
+
+        self.each(examples, work)
         return scores
+
+    def each(self, examples: list[Example], work: Callable[[list[int]], None]) -> None:
+        """`work` on every batch of examples."""
+        memory = Halving("scoring", self.note)
+        for batch in batches(examples):
+            memory.do(batch, work)
 
     @torch.inference_mode()
     def next_tokens(self, prompts: list[list[int]], k: int) -> list[list[tuple[int, float]]]:
         """See LanguageModel.next_tokens."""
         out: list[list[tuple[int, float]]] = [[] for _ in prompts]
         examples = [Example(prompt, [0]) for prompt in prompts]  # a response of any one token: what predicts it is asked for
-        for batch in batches(examples):
+
+        def work(batch: list[int]) -> None:
             for part, logits in self.logits(self.hidden([examples[i] for i in batch])):
                 likeliest = logits.softmax(-1).topk(min(k, logits.shape[1]))
                 for i, ids, mass in zip(batch[part], likeliest.indices.tolist(), likeliest.values.tolist(), strict=True):
                     out[i] = list(zip(ids, mass, strict=True))
+
+        self.each(examples, work)
         return out
 
     @torch.inference_mode()
     def resample(self, examples: list[Example], settings: Edit, temperature: float, uniforms: list[NDArray[np.float64]]) -> list[Proposal]:
         """See LanguageModel.resample."""
         out: list[Proposal | None] = [None] * len(examples)
-        for batch in batches(examples):
+
+        def work(batch: list[int]) -> None:
             chosen = [examples[i] for i in batch]
             target = torch.tensor([token for example in chosen for token in example.response], dtype=torch.long, device=self.device)
             noise = torch.from_numpy(np.concatenate([uniforms[i] for i in batch])).to(self.device, exact_type(self.device))
@@ -142,6 +157,8 @@ class Teacher:
             ends = np.cumsum([len(example.response) for example in chosen])[:-1]
             for i, p, drawn in zip(batch, np.split(columns["probability"], ends), np.split(columns["drawn"], ends), strict=True):
                 out[i] = Proposal(p, drawn)
+
+        self.each(examples, work)
         return [proposal for proposal in out if proposal is not None]
 
 
@@ -153,7 +170,8 @@ def divergence(frozen: Teacher, current: Teacher, examples: list[Example], cache
     """
     cache = {} if cache is None else cache
     out: list[Floats] = [np.zeros(0, np.float32)] * len(examples)
-    for batch in batches(examples):
+
+    def work(batch: list[int]) -> None:
         chosen = [examples[i] for i in batch]
         key = tuple((*example.prompt, -1, *example.response) for example in chosen)
         if key not in cache:
@@ -166,6 +184,8 @@ def divergence(frozen: Teacher, current: Teacher, examples: list[Example], cache
         ends = np.cumsum([len(example.response) for example in chosen])[:-1]
         for i, piece in zip(batch, np.split(np.concatenate(kl), ends), strict=True):
             out[i] = piece
+
+    current.each(examples, work)
     return np.concatenate(out) if out else np.zeros(0, np.float32)
 
 

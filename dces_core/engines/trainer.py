@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from itertools import accumulate
 from typing import Any
 
@@ -13,10 +14,11 @@ from accelerate.state import AcceleratorState
 from torch.nn import functional
 
 from dces_core.config import Train
-from dces_core.engines.base import Example, silent
+from dces_core.engines.base import Example, require_finite, silent, unheard
+from dces_core.engines.memory import Halving
 from dces_core.engines.teacher import Teacher, response_states
-from dces_core.errors import RunFailed
-from dces_core.events import Progress
+from dces_core.errors import NotFinite
+from dces_core.events import Note, Progress
 
 
 def plan_batches(examples: list[Example], settings: Train, seed: int) -> list[list[int]]:
@@ -87,6 +89,32 @@ def _prepare(model: torch.nn.Module, settings: Train, bf16: bool, device: torch.
     return accelerator, accelerator.prepare(optimiser)
 
 
+def _add_gradient(
+    batch: list[int],
+    tokens: int,
+    loss_of: Callable[[list[int]], tuple[torch.Tensor, int]],
+    accelerator: Accelerator,
+    optimiser: Any,
+    memory: Halving,
+) -> float:
+    """Add the gradient of the batch's mean loss over `tokens` tokens, and return that loss; by halves where memory demands it."""
+    values: list[float] = []
+
+    def work(part: list[int]) -> None:
+        loss, own = loss_of(part)
+        if own < tokens:
+            loss = loss * (own / tokens)
+        accelerator.backward(loss)
+        values.append(loss.detach().item())
+
+    def undo() -> None:
+        values.clear()
+        optimiser.zero_grad(set_to_none=True)
+
+    memory.do(batch, work, undo)
+    return sum(values)
+
+
 def train(
     model: torch.nn.Module,
     body: torch.nn.Module,
@@ -98,10 +126,11 @@ def train(
     device: torch.device,
     progress: Progress = silent,
     teacher: Teacher | None = None,
+    note: Note = unheard,
 ) -> list[float]:
-    """Fine-tune `model` in place; the loss of each optimiser step. Raises RunFailed on a NaN or infinite loss.
+    """Fine-tune `model` in place; the loss of each optimiser step. Raises NotFinite on a NaN or infinite loss, gradient or weight.
 
-    `teacher`: the frozen M_0, for examples with soft positions.
+    `teacher`: the frozen M_0, for examples with soft positions. Where memory runs out, a batch's gradient is summed over its halves.
     """
     examples = [example for example in examples if example.response]
     if not examples:
@@ -111,23 +140,29 @@ def train(
     plan = plan_batches(examples, settings, seed)
     gamma = settings.tce_gamma if settings.loss == "truncated" else None
     model.train()
-    losses = []
+    losses, memory = [], Halving("training on", note)
+
+    def loss_of(part: list[int]) -> tuple[torch.Tensor, int]:
+        with accelerator.autocast():
+            return response_loss(body, head, [examples[i] for i in part], device, gamma, teacher)
+
     for step, batch in enumerate(plan):
         if settings.schedule == "linear":
             for group in optimiser.param_groups:
                 group["lr"] = settings.lr * (1 - step / len(plan))
-        with accelerator.autocast():
-            loss, _ = response_loss(body, head, [examples[i] for i in batch], device, gamma, teacher)
-        value = loss.detach().item()
-        if not math.isfinite(value):
-            raise RunFailed(f"the training loss is {value} at step {step + 1} of {len(plan)}; lower train.lr (now {settings.lr}).")
-        accelerator.backward(loss)
+        value = _add_gradient(batch, sum(len(examples[i].response) for i in batch), loss_of, accelerator, optimiser, memory)
+        require_finite("training loss", value, step + 1, len(plan), settings.lr)
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
-        if not math.isfinite(norm):
-            raise RunFailed(f"the gradient is {norm} at step {step + 1} of {len(plan)}; lower train.lr (now {settings.lr}).")
+        require_finite("gradient", norm, step + 1, len(plan), settings.lr)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         losses.append(value)
         progress(step + 1, len(plan))
     model.eval()
+    _require_finite_weights(model, settings)
     return losses
+
+
+def _require_finite_weights(model: torch.nn.Module, settings: Train) -> None:
+    if not all(bool(parameter.isfinite().all()) for parameter in model.parameters()):
+        raise NotFinite("the weights are not finite after training", f"lower train.lr (now {settings.lr:g})")

@@ -135,7 +135,11 @@ def spread_values(scores: TokenScores) -> dict[str, Value]:
 
 
 def entropy_histogram(entropy: NDArray[np.float32], test_set: str) -> list[dict[str, Any]]:
-    """Tokens by their entropy, as records.ENTROPY rows: bins of ENTROPY_BIN nats, the last one open upwards, empty ones left out."""
+    """Tokens by their entropy, as records.ENTROPY rows: bins of ENTROPY_BIN nats, the last one open upwards, empty ones left out.
+
+    What is not finite is in no bin.
+    """
+    entropy = entropy[np.isfinite(entropy)]
     bins = np.minimum(entropy / ENTROPY_BIN, ENTROPY_BINS - 1).astype(np.int64)
     return [{"test_set": test_set, "bin": int(bin_), "n": int(n)} for bin_, n in zip(*np.unique(bins, return_counts=True), strict=True)]
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dces_core.metrics.probability import BINS, frequency_bins
 from dces_core.metrics.value import Value, defined, mean, rate, undefined
@@ -51,6 +52,13 @@ def cut_pool(texts: Sequence[str], budget_units: int) -> list[str]:
     lengths = np.array([len(units(text)) for text in texts], dtype=np.int64)
     if int(lengths.sum()) <= budget_units:
         return list(texts)
+    return [cut(text, int(budget)) for text, budget in zip(texts, unit_budgets(lengths, budget_units), strict=True)]
+
+
+def unit_budgets(lengths: NDArray[np.int64], budget_units: int) -> NDArray[np.int64]:
+    """(texts,) units that `cut_pool` reads of each text, from their lengths in units."""
+    if int(lengths.sum()) <= budget_units:
+        return lengths
     short, long = 0, int(lengths.max())  # the largest common length that fits lies in [short, long)
     while long - short > 1:
         middle = (short + long) // 2
@@ -58,7 +66,7 @@ def cut_pool(texts: Sequence[str], budget_units: int) -> list[str]:
     budgets = np.minimum(lengths, short)
     longer = np.flatnonzero(lengths > short)
     budgets[longer[: max(0, budget_units - int(budgets.sum()))]] += 1
-    return [cut(text, int(budget)) for text, budget in zip(texts, budgets, strict=True)]
+    return budgets
 
 
 def loop_span(text: str) -> tuple[int, int] | None:
@@ -218,19 +226,28 @@ def tail_coverage(texts: Sequence[str], reference_counts: Mapping[str, int], bud
     Rare: a count of 2..q20 in the real training split, q20 being the 20% quantile of the counts >= 2 (at least 2).
     Types that occur once are noise and left out.
     """
+    return tail_seen(_pooled(texts, budget_units), reference_counts)
+
+
+def tail_seen(sample: Counter[str], reference_counts: Mapping[str, int]) -> Value:
+    """As tail_coverage, of a sample that is counted already."""
     counts = sorted(count for count in reference_counts.values() if count >= 2)
     if not counts:
         return undefined("no real type occurs twice")
     limit = counts[math.ceil(TAIL_QUANTILE * len(counts)) - 1]
     rare = {unit for unit, count in reference_counts.items() if 2 <= count <= limit}
-    return _share_seen(rare, _pooled(texts, budget_units), "rare")
+    return _share_seen(rare, sample, "rare")
 
 
 def survival(texts: Sequence[str], reference_counts: Mapping[str, int], budget_units: int) -> dict[str, Value]:
     """`survival_head`, `_middle`, `_tail`: share of the real types of each frequency bin that occur in the pooled sample."""
+    return types_seen(_pooled(texts, budget_units), reference_counts)
+
+
+def types_seen(sample: Counter[str], reference_counts: Mapping[str, int]) -> dict[str, Value]:
+    """As survival, of a sample that is counted already."""
     ordered = sorted(unit for unit, count in reference_counts.items() if count > 0)
     bins = frequency_bins(np.array([reference_counts[unit] for unit in ordered], dtype=np.int64))
-    sample = _pooled(texts, budget_units)
     members: dict[str, set[str]] = {name: set() for name in BINS}
     for unit, index in zip(ordered, bins, strict=True):
         members[BINS[index]].add(unit)

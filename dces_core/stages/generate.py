@@ -8,10 +8,13 @@ from numpy.typing import NDArray
 
 from dces_core.config import Generate
 from dces_core.engines.base import Example, Generation, LanguageModel
+from dces_core.errors import NotFinite
 from dces_core.events import Progress
 from dces_core.lab import Lab
 from dces_core.seeds import rng_for
 from dces_core.stage import Draft
+
+BROKEN = "lower train.lr, or check the weights of the model it began with"
 
 
 def draw_prompts(available: int, size: int, rng: np.random.Generator) -> NDArray[np.int64]:
@@ -23,8 +26,12 @@ def draw_prompts(available: int, size: int, rng: np.random.Generator) -> NDArray
 def sample(
     engine: LanguageModel, prompts: list[list[int]], settings: Generate, rng: np.random.Generator, progress: Progress
 ) -> list[Generation]:
-    """One response per prompt; the same noise for the same generator whatever the model."""
-    return engine.generate(prompts, settings, rng.random((len(prompts), settings.max_new_tokens)), progress)
+    """One response per prompt; the same noise for the same generator whatever the model. Raises NotFinite."""
+    found = engine.generate(prompts, settings, rng.random((len(prompts), settings.max_new_tokens)), progress)
+    broken = sum(not np.isfinite(generation.logprob).all() for generation in found)
+    if broken:
+        raise NotFinite(f"the model's probabilities are not finite in {broken} of {len(found)} responses", BROKEN)
+    return found
 
 
 def as_example(engine: LanguageModel, prompt: list[int], generation: Generation) -> Example:
@@ -33,8 +40,8 @@ def as_example(engine: LanguageModel, prompt: list[int], generation: Generation)
 
 
 def mean_or_none(values: NDArray[np.float32]) -> float | None:
-    """The mean as a plain number, None without values."""
-    return float(values.astype(np.float64).mean()) if len(values) else None
+    """The mean as a plain number; None without values, and where one is not finite."""
+    return float(values.astype(np.float64).mean()) if len(values) and np.isfinite(values).all() else None
 
 
 def write_pool(lab: Lab, round_: int, settings: Generate, draft: Draft, progress: Progress) -> None:

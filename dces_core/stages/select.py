@@ -33,6 +33,7 @@ from dces_core.stages.dedup import budget_eps, nearest_earlier
 from dces_core.stages.gate import gate
 from dces_core.stages.pick import Picks, pick, pick_at_random, pick_by_perplexity, pick_in_order
 from dces_core.stages.quality import IMPLAUSIBLE, quality_limit, reject_edges
+from dces_core.stages.remarks import sameness
 from dces_core.stages.split import CENTER, EDGE, Roles, split
 
 PICKED, OVER_QUOTA, REJECTED = "picked", "over quota", "rejected"
@@ -309,7 +310,7 @@ def _flow(inputs: SelectInputs, view: _View, picks: Picks, state: dict[str, Any]
         "clusters": _cluster_rows(view, state),
         "quotas": picks.quotas,
         "quality_limit": inputs.reference.quality_limit if inputs.arm.filter and inputs.config.filter.on else None,
-        "notes": picks.notes,
+        "notes": [*picks.notes, *sameness(inputs.pool["text"].fill_null("").to_list(), inputs.pool["tokens"].to_list())],
     }
 
 

@@ -14,7 +14,7 @@ from plotly.subplots import make_subplots
 from dces_core.metrics.degradation import DIRECTION, TITLE
 from dces_core.ui import look
 
-MAP_POINTS = 5_000
+MAP_POINTS = 3_000  # a zoom draws them anew within half a second where WebGL is on the processor
 FADED = 0.12  # opacity of what is not selected
 CONFIG = {"displaylogo": False, "modeBarButtonsToRemove": ["select2d", "lasso2d", "autoScale2d"], "responsive": True}
 MAP_CONFIG = {"displaylogo": False, "scrollZoom": True, "modeBarButtonsToRemove": ["autoScale2d", "toggleHover"], "responsive": True}

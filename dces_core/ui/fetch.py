@@ -5,14 +5,14 @@ from __future__ import annotations
 import streamlit as st
 
 from dces_core import launch, models
-from dces_core.ui import state
+from dces_core.ui import pace, state
 
 
 def offer_model() -> None:
     """Say that the default model is missing, offer the download, show how far it is."""
     live = bool(models.pull_progress().get("running"))
     with st.container(border=True, key="fetch"):
-        st.fragment(_progress, run_every=1.0 if live else None)(live)
+        pace.timed(_progress, 1.0 if live else None)(live)
 
 
 def _progress(was_live: bool) -> None:

@@ -10,7 +10,8 @@ from dces_core.ui import look
 ALT = (
     "Process flow. A model generates a pool of text. Plain self-training trains the next model on a random part of it. "
     "DCES gates and clusters the pool, splits each cluster into center and edge, edits tokens of center samples, filters edge samples, "
-    "and trains the next model on a mix whose edge share a controller sets from the dispersion measured in this round."
+    "and trains the next model on a mix of both. A controller sets the edge share from the dispersion of this round's pool, "
+    "and the editing temperature from the entropy of this round's model on real text."
 )
 LEFT, TOP, WIDTH, HEIGHT = 34, 8, 1038, 340  # the visible part, in the drawing's units
 
@@ -20,21 +21,28 @@ def flow() -> str:
     ink, plain, dces = look.faint(0.85), look.look("plain").colour, look.look("dces").colour
     boxes = [
         Box(36, 140, 120, 64, "Model", "of this round", ink), Box(198, 140, 120, 64, "Pool", "P samples", ink),
-        Box(352, 140, 94, 64, "Gate", "loops, empties", dces), Box(480, 140, 108, 64, "Cluster", "by meaning", dces),
+        Box(344, 140, 108, 64, "Gate", "loops, empties", dces), Box(480, 140, 108, 64, "Cluster", "by meaning", dces),
         Box(640, 92, 122, 60, "Center", "edit tokens", dces), Box(640, 198, 122, 60, "Edge", "filter quality", dces),
         Box(816, 140, 108, 64, "Select", "N samples", dces), Box(962, 140, 108, 64, "Train", "the next model", ink),
         Box(622, 12, 158, 44, "Controller", "", dces),
     ]  # fmt: skip
     wires = [
-        wire("M156 172H196", ink), wire("M318 172H350", dces), wire("M446 172H478", dces),
+        wire("M156 172H196", ink), wire("M318 172H342", dces), wire("M452 172H478", dces),
         wire("M588 160C612 150 612 122 638 122", dces), wire("M588 184C612 194 612 228 638 228", dces),
         wire("M762 122C792 122 786 160 814 164", dces), wire("M762 228C792 228 786 184 814 180", dces), wire("M924 172H960", ink),
         wire("M258 204V282Q258 294 270 294H988Q1000 294 1000 282V206", plain),
-        wire("M534 140V46Q534 34 546 34H620", dces, "5 4"), wire("M780 34H858Q870 34 870 46V138", dces, "5 4"),
+        wire("M96 140V34Q96 22 108 22H620", dces, "5 4"), wire("M534 140V56Q534 44 546 44H620", dces, "5 4"),
+        wire("M780 34H858Q870 34 870 46V138", dces, "5 4"),
         wire("M701 56V90", dces, "5 4"),
         wire("M1032 204V330Q1032 342 1020 342H108Q96 342 96 330V206", ink),
     ]  # fmt: skip
-    words = [note(580, 74, "dispersion"), note(742, 74, "temperature"), note(912, 74, "edge share"), note(548, 330, "next round")]
+    words = [
+        note(300, 36, "entropy on real text"),
+        note(580, 62, "dispersion"),
+        note(750, 74, "temperature"),
+        note(912, 74, "edge share"),
+        note(548, 330, "next round"),
+    ]
     words.append(note(540, 281, "plain self-training: N samples at random", plain))
     drawn = "".join([*wires, *(box.frame() for box in boxes)])
     svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="{LEFT} {TOP} {WIDTH} {HEIGHT}">{drawn}</svg>'

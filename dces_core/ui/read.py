@@ -60,7 +60,7 @@ def stage_of(run: Run, arm: str, round_: int, name: str) -> Stage:
 
 def finished(run: Run, arm: str, name: str = "evaluate") -> list[int]:
     """Rounds of an arm whose stage is done, ascending."""
-    return [r for r in range(run.config.rounds + 1) if stamp(stage_of(run, arm, r, name))]
+    return [r for r in run.rounds_begun() if stamp(stage_of(run, arm, r, name))]
 
 
 def metrics(run: Run) -> pl.DataFrame:
@@ -111,8 +111,7 @@ def ground(run: Run) -> pl.DataFrame:
 
 def facts(run: Run, arm: str, round_: int) -> dict[str, Any]:
     """Dispersion, hull area and so on of one round's map."""
-    value = run.stage(round_, arm, "map").json("facts")
-    return value if isinstance(value, dict) else {}
+    return run.map_facts(arm, round_)
 
 
 def controller(run: Run, arm: str, round_: int) -> dict[str, Any]:

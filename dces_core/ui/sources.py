@@ -22,6 +22,7 @@ from dces_core.config import NAME, RunConfig, validate
 from dces_core.errors import UserError
 from dces_core.evidence import Evidence
 from dces_core.metrics.verdict import collapses, verdicts
+from dces_core.reading import parse_json
 from dces_core.records import PROBES, table
 from dces_core.store import Run
 from dces_core.study import NO_DECODING, StudyConfig, budget_of, mixed_cpus
@@ -219,7 +220,7 @@ def _loop(rows: Iterable[dict[str, Any]]) -> pl.DataFrame:
 def _unit_loop(unit: Unit) -> list[dict[str, Any]]:
     """LOOP rows of a unit, from its records.CONTROLLER."""
     rows = unit.frame("controller").select("round", "quantity", "value", "text").rows()
-    known = {(round_, name): value if text is None else json.loads(text) for round_, name, value, text in rows}
+    known = {(round_, name): value if text is None else _parsed(text) for round_, name, value, text in rows}
     return [
         {
             "arm": unit.arm,
@@ -232,6 +233,13 @@ def _unit_loop(unit: Unit) -> list[dict[str, Any]]:
         for (round_, name), value in known.items()
         if name in CONTROLLED
     ]
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError:
+        return None
 
 
 def _run_loop(run: Run, arm: str) -> list[dict[str, Any]]:
@@ -248,8 +256,8 @@ def _run_loop(run: Run, arm: str) -> list[dict[str, Any]]:
 def _run_budget(run: Run, arm: str) -> Budget:
     """What an arm of a run was given, as study.py stores it of a unit; steps and tokens are empty where the run did not store them."""
     config = run.config
-    losses = [run.stage(round_, arm, "train").json("loss") or {} for round_ in range(1, config.rounds + 1)]
-    losses = [loss for loss in losses if "examples" in loss and "trained_tokens" in loss]
+    losses = [run.loss(arm, round_) for round_ in range(1, config.rounds + 1)]
+    losses = [loss for loss in losses if loss]
     return Budget(
         arm=arm,
         seed=config.seed,

@@ -7,6 +7,7 @@ the person picks goes into the address bar and is remembered across pages, so ev
 from __future__ import annotations
 
 import runpy
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,7 @@ import streamlit as st
 from dces_core import labels, launch, store
 from dces_core.errors import UserError
 from dces_core.store import Run
-from dces_core.ui import look, read
+from dces_core.ui import look, pace, read
 from dces_core.ui.text import escaped
 
 T = TypeVar("T")
@@ -105,7 +106,7 @@ def default_run(runs: list[Run]) -> Run:
 
 
 def _other_run() -> None:
-    forget("round", "vs", "arms", "prompt")
+    forget("round", "vs", "arms", "prompt", "sample")
     changed("run")
 
 
@@ -242,7 +243,7 @@ def _step(rounds: list[int], index: int) -> None:
 
 
 def follow(run: Run, name: str, shown: int) -> None:
-    """While the run lives, look every 3 s for a newer round: go there while following, else offer it as a chip.
+    """While the run lives, look every 3 s (less often in a crowd) for a newer round: go there while following, else offer it as a chip.
 
     An arm that reaches the round that is shown is drawn at once.
     """
@@ -252,7 +253,6 @@ def follow(run: Run, name: str, shown: int) -> None:
 
     before = standing()
 
-    @st.fragment(run_every=3 if read.live(run) else None)
     def poll() -> None:
         now = standing()
         latest = max((max(rounds, default=-1) for rounds in now), default=-1)
@@ -264,13 +264,13 @@ def follow(run: Run, name: str, shown: int) -> None:
             forget("round")
             st.rerun(scope="app")
 
-    poll()
+    pace.timed(poll, 3.0 if read.live(run) else None)()
 
 
 def pick_arms(arms: tuple[str, ...], most: int | None = None) -> tuple[str, ...]:
     """Arms to show, in the run's order; `vs` of the address bar, separated by commas. All (or the first `most`) at first."""
     text = asked("vs")
-    wanted = [arm for arm in (text or "").split(",") if arm in arms][:most]
+    wanted = [arm for arm in dict.fromkeys((text or "").split(",")) if arm in arms][:most]
     key = "pick-vs"
     st.session_state[key] = wanted or list(arms[:most])
     if text is not None:
@@ -332,10 +332,12 @@ def run_page(draw: Callable[[], None]) -> None:
     if st.session_state.get("page") != name:
         st.session_state["page"] = name
         _pause()
+    started = time.thread_time()
     try:
         draw()
     except UserError as error:
         problem(str(error))
+    pace.drawn(time.thread_time() - started)
 
 
 def heading(title: str, run: Run | None = None, note: str = "") -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from make_run import HOSTILE, make_run
-from page_kit import PAGES, shown
+from page_kit import PAGES, reseal, shown
 from streamlit.testing.v1 import AppTest
 
 from dces_core import launch, models, processes, store
@@ -80,8 +80,9 @@ def test_watch_counts_only_an_arms_own_map(runs: Path, open_page: Open) -> None:
 
 def test_watch_names_the_run_it_waits_for(runs: Path, open_page: Open) -> None:
     run = make_run(runs, upto={"plain": -1, "dces": -1, "dces-targets": -1}, state="queued")
-    run.write_status({**run.status(), "waiting_for": "other-1"})
-    assert "Queued behind run other-1" in shown(open_page("watch", run=run.id))
+    run.write_status({**run.status(), "waiting_for": "other-1", "queue_position": 2})
+    words = shown(open_page("watch", run=run.id))
+    assert "Queued behind run other-1" in words and "Position 2 in the queue" in words
 
 
 HOSTILE_ID = "![x](http://127.0.0.1:9/b.png)<script>"
@@ -246,6 +247,7 @@ def test_feedback_quotes_stored_words_verbatim(runs: Path, open_page: Open) -> N
     run = make_run(runs, rounds=1)
     path = run.stage(1, "plain", "select").path / "controller.json"
     write_json(path, {**run.controller("plain", 1), "reason": HOSTILE[4], "notes": [HOSTILE[3]]})
+    reseal(run.stage(1, "plain", "select"))
     app = open_page("feedback", run=run.id, vs="plain,dces")
     words = shown(app)
     assert not app.markdown

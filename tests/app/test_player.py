@@ -80,7 +80,7 @@ def test_what_a_live_run_draws_again(
 ) -> None:
     polls: list[Any] = []
     answers = iter([*before, *now])
-    monkeypatch.setattr(state.st, "fragment", lambda run_every: lambda poll: polls.append(poll) or (lambda: None))
+    monkeypatch.setattr(state.pace, "timed", lambda poll, base_s: polls.append(poll) or (lambda: None))
     monkeypatch.setattr(state.st, "rerun", lambda scope: (_ for _ in ()).throw(Rerun))
     monkeypatch.setattr(state.st, "button", lambda *a, **k: False)
     monkeypatch.setattr(state, "asked", lambda name: asked)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 from make_run import make_run
-from page_kit import shown
+from page_kit import reseal, shown
 from streamlit.testing.v1 import AppTest
 
 from dces_core.metrics.probability import ENTROPY_BIN, ENTROPY_BINS
@@ -113,4 +113,5 @@ def test_probes_of_an_older_run_are_read(runs: Path, open_page: Open) -> None:
     for round_ in range(4):
         stage = run.of(round_, "plain", "evaluate")
         stage.frame("probes").drop("frozen_logprob").write_parquet(stage.file("probes.parquet"))
+        reseal(stage)
     assert "collapsed at round 2" in shown(open_page("generations", run="synthetic-1", vs="plain,dces"))

@@ -12,6 +12,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from dces_core.config import Train
+from dces_core.engines import trainer
 from dces_core.engines.base import Example, Soft
 from dces_core.engines.teacher import Teacher
 from dces_core.engines.trainer import plan_batches, response_loss, train
@@ -172,6 +173,22 @@ def test_a_gradient_that_is_not_finite_fails_the_run() -> None:
     model.base_model.norm.weight.register_hook(lambda gradient: gradient * torch.inf)
     with pytest.raises(RunFailed, match=r"gradient is (nan|inf) at step 1"):
         fast(model, examples_of(), Train(batch_size=4))
+
+
+def test_a_step_without_room_for_its_batch_keeps_its_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, halves = still("llama"), still("llama")
+    wanted = fast(whole, examples_of(), Train(batch_size=4, lr=1e-3))
+    real = trainer.response_loss
+
+    def room_for_two(body: Any, head: Any, examples: list[Example], *rest: Any) -> Any:
+        if len(examples) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return real(body, head, examples, *rest)
+
+    monkeypatch.setattr(trainer, "response_loss", room_for_two)
+    assert fast(halves, examples_of(), Train(batch_size=4, lr=1e-3)) == pytest.approx(wanted, rel=1e-4)
+    for left, right in zip(whole.parameters(), halves.parameters(), strict=True):
+        assert torch.allclose(left, right, atol=2e-4)
 
 
 def test_nothing_to_train_on_changes_nothing() -> None:

@@ -26,7 +26,10 @@ def main() -> int:
         for row in found:
             goal = rows.goal_of(row, GOALS)
             missed += goal.endswith("missed")
-            print(f"{row.name:28} {'-' if row.ours is None else f'{row.ours:.4g}'} {row.unit:8} n = {row.n:<7} {goal:16} {row.note}", flush=True)
+            print(
+                f"{row.name:28} {'-' if row.ours is None else f'{row.ours:.4g}'} {row.unit:8} n = {row.n:<7} {goal:16} {row.note}",
+                flush=True,
+            )
         if options.out:
             rows.keep(options.out, found)
     if options.page and options.out:
