@@ -147,9 +147,8 @@ def train(
             return response_loss(body, head, [examples[i] for i in part], device, gamma, teacher)
 
     for step, batch in enumerate(plan):
-        if settings.schedule == "linear":
-            for group in optimiser.param_groups:
-                group["lr"] = settings.lr * (1 - step / len(plan))
+        for group in optimiser.param_groups if settings.schedule == "linear" else ():
+            group["lr"] = settings.lr * (1 - step / len(plan))
         value = _add_gradient(batch, sum(len(examples[i].response) for i in batch), loss_of, accelerator, optimiser, memory)
         require_finite("training loss", value, step + 1, len(plan), settings.lr)
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
