@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ from filelock import FileLock
 from kit import fake_rounds_here, fake_rounds_in_workers, make_config, wait_for
 
 from dces_core import launch, processes, store, turns, worker
+from dces_core.cli import main
 from dces_core.events import Events
 from dces_core.stage import write_json
 from dces_core.store import Run
@@ -121,7 +123,9 @@ def test_two_resumes_at_once_make_one_worker(home: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.slow
-def test_workers_of_their_own_queue_and_a_killed_one_is_passed_over(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_of_their_own_queue_and_a_killed_one_is_passed_over(
+    home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     fake_rounds_in_workers(monkeypatch, home, "sleep")
     runs = []
     for _ in range(3):
@@ -129,6 +133,9 @@ def test_workers_of_their_own_queue_and_a_killed_one_is_passed_over(home: Path, 
         wait_for(lambda: launch.state(runs[-1]) == "running" or launch.queue_position(runs[-1]) is not None)
     first, second, third = runs
     wait_for(lambda: (launch.queue_position(second), launch.queue_position(third)) == (1, 2))
+    assert main(["ls", "--format", "json"]) == 0
+    listed = {row["id"]: row["queue"] for row in json.loads(capsys.readouterr().out)}
+    assert listed | {first.id: None, second.id: 1, third.id: 2} == listed
     os.kill(second.status()["pid"], signal.SIGKILL)
     wait_for(lambda: launch.queue_position(third) == 1)
     launch.stop(first)

