@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from dces_core.errors import UserError
+from dces_core.errors import UserError, quoted
 from dces_core.reading import Test, all_of, fields_of, is_count, is_number, is_size, is_text
 
 SCHEMA_VERSION = 1
@@ -214,6 +214,6 @@ def check_schema(what: str, version: Any) -> None:
     if version == SCHEMA_VERSION or version in READABLE:
         return
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UserError(f"{what} has schema {version}, this program reads up to {SCHEMA_VERSION}: update the program.")
+        raise UserError(f"{what} has schema {quoted(version, 40)}, this program reads up to {SCHEMA_VERSION}: update the program.")
     known = ", ".join(map(str, (*READABLE, SCHEMA_VERSION)))
-    raise UserError(f"{what} has schema {version!r}, this program reads {known}: open it with the program that made it, or make it again.")
+    raise UserError(f"{what} has schema {quoted(version, 40)}, this program reads {known}: open it with the program that made it, or make it again.")
