@@ -213,7 +213,8 @@ def check_schema(what: str, version: Any) -> None:
     """Raise UserError unless this program reads what was written with this schema version; `what` names the thing."""
     if version == SCHEMA_VERSION or version in READABLE:
         return
+    shown = quoted(version, 40)
     if isinstance(version, int) and version > SCHEMA_VERSION:
-        raise UserError(f"{what} has schema {quoted(version, 40)}, this program reads up to {SCHEMA_VERSION}: update the program.")
+        raise UserError(f"{what} has schema {shown}, this program reads up to {SCHEMA_VERSION}: update the program.")
     known = ", ".join(map(str, (*READABLE, SCHEMA_VERSION)))
-    raise UserError(f"{what} has schema {quoted(version, 40)}, this program reads {known}: open it with the program that made it, or make it again.")
+    raise UserError(f"{what} has schema {shown}, this program reads {known}: open it with the program that made it, or make it again.")
