@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from dces_core.ui import gatekeeper, look, state, zoom
+from dces_core.ui import gatekeeper, look
 
 st.set_page_config(page_title="DCES Lab", page_icon=look.ICON, layout="wide")
 look.style()
 gatekeeper.admit()
-zoom.keep()
 page = st.navigation(
     {
         "": [
@@ -17,6 +16,7 @@ page = st.navigation(
             st.Page("pages/launch.py", title="Launch", icon=":material/rocket_launch:", url_path="launch"),
             st.Page("pages/watch.py", title="Watch", icon=":material/monitoring:", url_path="watch"),
             st.Page("pages/curate.py", title="Curate", icon=":material/filter_alt:", url_path="curate"),
+            st.Page("pages/cost.py", title="Cost", icon=":material/payments:", url_path="cost"),
         ],
         "Look": [
             st.Page("pages/trajectories.py", title="Trajectories", icon=":material/show_chart:", url_path="trajectories"),
@@ -34,5 +34,9 @@ page = st.navigation(
     expanded=True,  # all of them: Streamlit folds a long list
 )
 st.session_state["inside app"] = page.url_path
-state.pick_run()
+if page.url_path:  # Start needs no zoom, and shows its words before it loads what reads runs
+    from dces_core.ui import state, zoom
+
+    zoom.keep()
+    state.pick_run()
 page.run()

@@ -10,7 +10,20 @@ from typing import Any
 
 import polars as pl
 
-from dces_core import cli_curate, cli_diagnose, cli_runs, cli_study, export, labels, launch, models, store
+from dces_core import (
+    cli_cost,
+    cli_curate,
+    cli_diagnose,
+    cli_interchange,
+    cli_runs,
+    cli_study,
+    cli_watch,
+    export,
+    labels,
+    launch,
+    models,
+    store,
+)
 from dces_core.cli_runs import foreground
 from dces_core.config import load_recipe, recipe_names
 from dces_core.errors import UserError
@@ -230,8 +243,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_readers(commands)
     cli_runs.add_commands(commands)
     cli_curate.add_commands(commands)
+    cli_cost.add_commands(commands)
     cli_study.add_commands(commands)
     cli_diagnose.add_commands(commands)
+    cli_interchange.add_commands(commands)
+    cli_watch.add_commands(commands)
     pull = commands.add_parser("models", help="fetch the default model, or list what is here")
     pull.add_argument("action", choices=("pull", "ls"))
     pull.add_argument("--format", choices=("table", "csv", "json"), default="table")

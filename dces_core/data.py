@@ -3,7 +3,7 @@
 A file has the columns `prompt` and `reference`, or `text` (continuation text; the engine later cuts its first
 `data.context_tokens` tokens off as the prompt), and, if it likes, `id` and `topic`. Other columns are ignored; where both
 forms are there, prompt and reference win. Rows whose prompt, reference or text is blank are left out and counted. JSONL, CSV
-and Parquet are read in this way; a `.txt` file is continuation text, cut into blocks by `blocks_of`.
+and Parquet are read in this way; a `.txt` file is continuation text, cut into blocks by `blocks_of`. A folder is all its files.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 import polars as pl
 
+from dces_core import hub
 from dces_core.config import RunConfig
 from dces_core.errors import UserError, quoted
 from dces_core.reading import read_bytes
@@ -144,13 +145,16 @@ def _shipped(name: str) -> Path:
 
 
 def load(name: str, field: str, value: str, split: str) -> Corpus:
-    """Read `value`: the name of a shipped set, of which `split` is taken, or a path. `field` names it in a UserError."""
+    """Read `value`: the name of a shipped set, of which `split` is taken, a path, or a hub's data set. `field` names it in a UserError."""
     if value == "everyday":
         return corpus_of(name, field, list(rows_of(_shipped(split), field)))
     if value == "passages":
         rows = list(_jsonl(_shipped("passages"), field, (*COLUMNS, "split")))
         return corpus_of(name, field, [row for row in rows if row[1]["split"] == split])
-    return corpus_of(name, field, list(rows_of(_path(value, field), field)))
+    if value.startswith(hub.PREFIX):
+        return corpus_of(name, field, hub.rows_of(value, field, COLUMNS, MAX_ROWS, MAX_FILE_BYTES))
+    path = _path(value, field)
+    return corpus_of(name, field, rows_of_folder(path, field) if value and _is_folder(path) else list(rows_of(path, field)))
 
 
 def _path(value: str, field: str) -> Path:
@@ -260,6 +264,34 @@ def rows_of(path: Path, field: str, columns: tuple[str, ...] = COLUMNS) -> Itera
     if not rows:
         raise UserError(f"{field} has no rows; give it at least one, or choose another file.")
     yield from rows
+
+
+def rows_of_folder(path: Path, field: str) -> list[tuple[str, Row]]:
+    """The rows of all files of a folder and of its `data/`, by name; where a row stands begins with its file. Hidden files are left out."""
+    try:
+        inside = [*path.iterdir(), *((path / "data").iterdir() if (path / "data").is_dir() else ())]
+    except OSError as error:
+        raise UserError(f"{field} cannot be read: {error.strerror or 'the system refuses'}; check the path and its rights.") from None
+    files = sorted(file for file in inside if file.suffix.lower() in FORMATS and not file.name.startswith(".") and file.is_file())
+    if not files:
+        raise UserError(f"{field} is not a file, and no folder with files of the endings {', '.join(FORMATS)}; give the path of one.")
+    size = sum(file.stat().st_size for file in files)
+    if size > MAX_FILE_BYTES:
+        raise UserError(f"{field} has {size / 2**20:,.0f} MiB, over the limit of {MAX_FILE_BYTES // 2**20} MiB; take a part of it.")
+    found: list[tuple[str, Row]] = []
+    for file in files:
+        name = file.relative_to(path).as_posix()
+        found += [(f"{name} {where}", row) for where, row in rows_of(file, f"{field}, {name}")]
+        if len(found) > MAX_ROWS:
+            raise UserError(f"{field} has over {MAX_ROWS:,} rows; take a part of it.")
+    return found
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
 
 
 def _refuse(path: Path, field: str) -> None:

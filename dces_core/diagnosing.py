@@ -51,19 +51,10 @@ class Spans(Protocol):
 
 def diagnose(rounds: OwnRounds, options: Options, spans: Spans) -> Diagnosis:
     """Everything. Raises UserError where the reference, the encoder or the model cannot be used."""
-    references = _references(rounds, options)
-    fewest = min(rounds.counts.values())
-    budget = min(pool_budget(fewest), MAX_UNITS)
-    space = _Space(rounds, references, options, spans)
-    scorer = _scorer(options)
-    found: dict[str, list[dict[str, Any]]] = {name: [] for name in ("rounds", "metrics", "clusters", "points", "worst", "repeated")}
+    figures = Figures(rounds, options, spans)
+    found, fewest, space = figures.found, figures.fewest, figures.space
     for round_ in rounds.rounds:
-        scan, values = _of_texts(rounds, round_, budget, references, spans)
-        values |= space.values(round_, found)
-        values["ref_ppl"] = _scored(rounds, round_, scorer, spans)
-        values = {**{name: undefined(reason) for name, reason in ABSENT.items()}, **values}
-        found["metrics"] += rows(values, arm=rounds.arm, seed=0, round_=round_)
-        _describe(rounds, round_, scan, found)
+        _describe(rounds, round_, figures.add(round_), found)
     tables = {
         "metrics": table("metrics", found["metrics"]),
         "rounds": pl.DataFrame(found["rounds"], schema=ROUNDS),
@@ -73,11 +64,39 @@ def diagnose(rounds: OwnRounds, options: Options, spans: Spans) -> Diagnosis:
         "repeated": pl.DataFrame(found["repeated"], schema=REPEATED),
     }
     facts = {
-        "source": rounds.source, "texts": sum(rounds.counts.values()), "references": len(references), "budget_units": budget,
-        "encoder": space.encoder.name, "embedded": space.sample, "pairwise": min(PAIRWISE_TEXTS, fewest), "map": space.map_facts,
+        "source": rounds.source, "texts": sum(rounds.counts.values()), "references": len(figures.references),
+        "budget_units": figures.budget, "encoder": space.encoder.name, "embedded": space.sample,
+        "pairwise": min(PAIRWISE_TEXTS, fewest), "map": space.map_facts,
         "model": options.model or None, "scored": min(SCORED_TEXTS, fewest) if options.model else 0,
     }  # fmt: skip
     return assemble(facts, tables)
+
+
+class Figures:
+    """The figures of rounds, one after the other, the first round first. What all rounds share is fixed here: equal budgets and samples.
+
+    A round that comes later is read by the same measure; where it has fewer texts than `fewest`, all must be computed anew.
+    """
+
+    def __init__(self, rounds: OwnRounds, options: Options, spans: Spans) -> None:
+        self.rounds, self.spans = rounds, spans
+        self.references = _references(rounds, options)
+        self.fewest = min(rounds.counts.values())
+        self.budget = min(pool_budget(self.fewest), MAX_UNITS)
+        self.space = _Space(rounds, self.references, options, spans)
+        self.scorer = _scorer(options)
+        names = ("rounds", "metrics", "clusters", "points", "worst", "repeated")
+        self.found: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+
+    def add(self, round_: int) -> Scan:
+        """The metrics of a round go to `found`."""
+        rounds = self.rounds
+        scan, values = _of_texts(rounds, round_, self.budget, self.fewest, self.references, self.spans)
+        values |= self.space.values(round_, self.found)
+        values["ref_ppl"] = _scored(rounds, round_, self.fewest, self.scorer, self.spans)
+        values = {**{name: undefined(reason) for name, reason in ABSENT.items()}, **values}
+        self.found["metrics"] += rows(values, arm=rounds.arm, seed=0, round_=round_)
+        return scan
 
 
 def _references(rounds: OwnRounds, options: Options) -> list[str]:
@@ -91,7 +110,9 @@ def _references(rounds: OwnRounds, options: Options) -> list[str]:
 # all texts --------------------------------------------------------------------------------------------------------------
 
 
-def _of_texts(rounds: OwnRounds, round_: int, budget: int, references: list[str], spans: Spans) -> tuple[Scan, dict[str, Value]]:
+def _of_texts(
+    rounds: OwnRounds, round_: int, budget: int, fewest: int, references: list[str], spans: Spans
+) -> tuple[Scan, dict[str, Value]]:
     """Statistics over every text of the round; self_bleu over PAIRWISE_TEXTS."""
     total, done = rounds.counts[round_], 0
     with spans.span(round_, rounds.arm, "texts") as progress:
@@ -105,7 +126,7 @@ def _of_texts(rounds: OwnRounds, round_: int, budget: int, references: list[str]
 
         scan = tallies.scan(batches(), WORST_KEPT)
         pooled = tallies.pool(batches(), scan.lengths, budget)
-        few = tallies.pick(rounds.batches(round_), evenly(total, min(PAIRWISE_TEXTS, min(rounds.counts.values()))))
+        few = tallies.pick(rounds.batches(round_), evenly(total, min(PAIRWISE_TEXTS, fewest)))
         values = {**scan.values, **pooled.values, "self_bleu": self_bleu(few, PAIRWISE_TEXTS)}
     if references:
         known = Counter(unit for text in references for unit in units(text))
@@ -264,12 +285,11 @@ def _scorer(options: Options) -> LanguageModel | None:
     return HFModel(parse({"model": options.model}))
 
 
-def _scored(rounds: OwnRounds, round_: int, scorer: LanguageModel | None, spans: Spans) -> Value:
+def _scored(rounds: OwnRounds, round_: int, fewest: int, scorer: LanguageModel | None, spans: Spans) -> Value:
     """Perplexity of SCORED_TEXTS texts of the round, of SCORED_TOKENS tokens each at most, under the model."""
     if scorer is None:
         return undefined(ABSENT["ref_ppl"])
-    fewest = min(SCORED_TEXTS, *rounds.counts.values())
-    texts = tallies.pick(rounds.batches(round_), evenly(rounds.counts[round_], fewest))
+    texts = tallies.pick(rounds.batches(round_), evenly(rounds.counts[round_], min(SCORED_TEXTS, fewest)))
     ids = [(scorer.start() + scorer.encode_text(text))[: min(SCORED_TOKENS, scorer.context)] for text in texts]
     with spans.span(round_, rounds.arm, "scoring") as progress:
         scores = scorer.score([Example(part[:1], part[1:]) for part in ids if len(part) > 1], progress=progress)

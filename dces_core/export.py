@@ -11,10 +11,13 @@ from typing import Any
 import polars as pl
 
 from dces_core.errors import UserError
+from dces_core.store import Run
 
 #: A spreadsheet reads a cell that starts with one of these as a formula.
 FORMULA = r"^[=+\-@\t\r]"
 TEXT_TYPES = (pl.String, pl.Categorical, pl.Enum)
+#: What Embedding Atlas is asked to draw comes first.
+ATLAS = ("x", "y", "text", "arm", "round", "role", "cluster", "fate", "topic", "prompt")
 
 
 def to_csv(frame: pl.DataFrame) -> str:
@@ -74,6 +77,25 @@ def emit(frame: pl.DataFrame, kind: str, out: Path | None = None) -> int:
         raise UserError(f"out = {str(out)!r} cannot be written: {error.strerror}.") from None
     print(out)
     return 0
+
+
+def for_atlas(run: Run, arms: list[str]) -> pl.DataFrame:
+    """The samples of all finished rounds as a table that Embedding Atlas opens: flat columns, `x` and `y` of the run's one frame.
+
+    Samples that the map has not placed yet are left out; without a map the two columns are, and Embedding Atlas makes its own.
+    Raises UserError where there is no sample.
+    """
+    unknown = [arm for arm in arms if arm not in run.config.arms]
+    if unknown:
+        raise UserError(f"arm = {unknown[0]!r} is not in run {run.id!r}; it has: {', '.join(run.config.arms)}.")
+    frames = [run.samples(arm, round_) for arm in arms or run.config.arms for round_ in run.finished(arm, "select")]
+    if not frames:
+        raise UserError(f"run {run.id!r} has no samples yet; wait for its first selection.")
+    found = pl.concat(frames).drop("edits")
+    placed = found.filter(pl.col("x").is_not_null())
+    if placed.is_empty():
+        return found.select(*ATLAS[2:], pl.exclude(*ATLAS))
+    return placed.select(*ATLAS, pl.exclude(*ATLAS))
 
 
 def _as_json(column: pl.Series) -> pl.Series:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import polars as pl
@@ -55,6 +56,8 @@ class OwnRounds:
             self.counts[number] = self.counts.get(number, 0) + part.height
         if len(self.counts) > MOST_ROUNDS:
             raise UserError(f"{self.source} has over {MOST_ROUNDS} rounds; take some of them.")
+        if sum(self.counts.values()) > data.MAX_ROWS:
+            raise UserError(f"{self.source}: over the limit of {data.MAX_ROWS:,} rows; take a part of them.")
 
     @property
     def rounds(self) -> list[int]:
@@ -73,19 +76,25 @@ def read_files(paths: Sequence[Path], folder: Path, names: tuple[str, str], prog
 
     Raises UserError, one sentence, for anything that cannot be used.
     """
-    files = [file for path in paths for file in _files(path)]
+    files = [file for path in paths for file in files_of(path)]
     found = OwnRounds(folder, files[0].name if len(files) == 1 else f"{len(files)} files")
     total = sum(file.stat().st_size for file in files)
     done, named = 0, dict[int, str]()
     for file in files:
-        for frame in _frames(file, names, len(files) > 1, named):
-            found.add(frame)
-            if sum(found.counts.values()) > data.MAX_ROWS:
-                raise UserError(f"{found.source}: over the limit of {data.MAX_ROWS:,} rows; take a part of them.")
-            progress(done, total)
+        add_file(found, file, names, len(files) > 1, named, partial(progress, done, total))
         done += file.stat().st_size
         progress(done, total)
     return checked(found)
+
+
+def add_file(found: OwnRounds, file: Path, names: tuple[str, str], several: bool, named: dict[int, str], beat: Callable[[], None]) -> None:
+    """The rounds of one more file. `several`: its name may say the round; `named`: files by the round that their name says, so far.
+
+    `beat` is called after every batch. Raises UserError as `read_files` does.
+    """
+    for frame in _frames(file, names, several, named):
+        found.add(frame)
+        beat()
 
 
 def read_run(run: Run, arm: str, folder: Path, progress: Progress) -> OwnRounds:
@@ -116,7 +125,8 @@ def checked(found: OwnRounds) -> OwnRounds:
 # files ------------------------------------------------------------------------------------------------------------------
 
 
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
+    """A file, or those of a directory, sorted. Raises UserError where there is none that can be used."""
     if not path.exists():
         raise UserError(f"{str(path)!r} is not there; give files or a directory of texts by round, or the name of a run.")
     if not path.is_dir():
@@ -127,7 +137,7 @@ def _files(path: Path) -> list[Path]:
     found = sorted(file for file in path.iterdir() if file.suffix.lower() in FORMATS and file.is_file() and not file.name.startswith("."))
     if not found:
         raise UserError(f"{str(path)!r} has no file with the ending {', '.join(FORMATS)}; give it the texts of the rounds.")
-    return [file for one in found for file in _files(one)]
+    return [file for one in found for file in files_of(one)]
 
 
 def _frames(path: Path, names: tuple[str, str], several: bool, named: dict[int, str]) -> Iterator[pl.DataFrame]:

@@ -65,6 +65,24 @@ def parse_json(text: str | bytes) -> Any:
     return value
 
 
+def json_lines(path: Path, limit: int, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+    """Objects of a JSONL file from a byte offset on, and the offset to go on from; a torn last line waits, a damaged one is left out."""
+    try:
+        data = read_bytes(path, limit, offset)
+    except OSError:
+        return [], offset
+    whole = data[: data.rfind(b"\n") + 1]
+    found = []
+    for line in whole.splitlines():
+        try:
+            value = parse_json(line)
+        except ValueError:
+            continue
+        if isinstance(value, dict):
+            found.append(value)
+    return found, offset + len(whole)
+
+
 def read_toml(path: Path) -> dict[str, Any]:
     """A TOML file. Raises OSError, or ValueError where it is no TOML, longer than MAX_TOML_BYTES or nested beyond MAX_DEPTH."""
     return _parse_toml(read_text(path, MAX_TOML_BYTES))

@@ -5,6 +5,7 @@
       status.json    state, pid, heartbeat, progress: replaced atomically
       events.jsonl   spans and notes, append-only
       log.txt        what the worker printed
+      actions.jsonl  rules that fired and what was done (dces watch), append-only
       labels.json    label, note and tags that people gave it: replaced atomically
       round-03/dces/select/{samples.parquet, ..., _done.json}
       round-00/shared/...        round 0 and the first pool belong to all arms
@@ -15,6 +16,7 @@ temporary directory, synced, and renamed, so a reader never sees half of one.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import time
@@ -31,7 +33,7 @@ from dces_core import machine, records
 from dces_core.config import NAME, RunConfig, parse
 from dces_core.config import SHIPPED as SHIPPED
 from dces_core.errors import RunFailed, UserError, quoted
-from dces_core.reading import fitted, is_file, parse_json, read_bytes
+from dces_core.reading import fitted, is_file, json_lines, read_bytes
 from dces_core.records import FRAME_FACTS, LOOP_STATE, LOSS, MANIFEST, MAP_FACTS, PARENT, SCHEMA_VERSION, STATUS, is_span, table
 from dces_core.stage import Draft, Stage, disk_error, entries, link, read_json, sha256_of, sweep, sync, write_json, write_sealed
 
@@ -52,6 +54,11 @@ def cache_root() -> Path:
     """Where converted weights live: $DCES_CACHE, or the user's cache directory."""
     base = os.environ.get("DCES_CACHE")
     return Path(base) if base else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dces"
+
+
+def watched(path: Path) -> Path:
+    """actions.jsonl of a watched directory that is no run of ours: below the runs, hidden."""
+    return runs_root() / ".watch" / f"{path.name[-40:]}-{hashlib.sha256(bytes(path)).hexdigest()[:12]}" / "actions.jsonl"
 
 
 def recorded_root() -> Path:
@@ -113,6 +120,11 @@ class Run:
     def events_path(self) -> Path:
         """events.jsonl."""
         return self.path / "events.jsonl"
+
+    @property
+    def actions_path(self) -> Path:
+        """actions.jsonl; of a run that can only be read it lies elsewhere."""
+        return watched(self.path) if self.recorded else self.path / "actions.jsonl"
 
     @property
     def log_path(self) -> Path:
@@ -299,20 +311,8 @@ class Run:
 
     def events(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
         """Events from a byte offset on, and the offset to go on from; a torn last line waits."""
-        try:
-            data = read_bytes(self.events_path, MAX_EVENTS_BYTES, offset)
-        except OSError:
-            return [], offset
-        whole = data[: data.rfind(b"\n") + 1]
-        events = []
-        for line in whole.splitlines():
-            try:
-                event = parse_json(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict) and (event.get("kind") != "span" or is_span(event)):
-                events.append(event)
-        return events, offset + len(whole)
+        found, offset = json_lines(self.events_path, MAX_EVENTS_BYTES, offset)
+        return [event for event in found if event.get("kind") != "span" or is_span(event)], offset
 
     def log_tail(self, lines: int = 20) -> list[str]:
         """The last lines of the log."""

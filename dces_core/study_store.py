@@ -150,6 +150,15 @@ class Output:
         return self.path / "units" / f"seed-{seed}" / arm
 
 
+def unit_at(path: Path) -> Unit | None:
+    """The finished unit in a directory, None where there is none. Raises UserError as `Output.unit` does."""
+    seed = path.parent.name.removeprefix("seed-")
+    if not is_file(path / "unit.json") or not SEED.fullmatch(seed):
+        return None
+    output = Output(path.parents[2])
+    return output.unit(int(seed), path.name, output.config().model_copy(update={"seed": int(seed)}))
+
+
 def _whole(facts: dict[str, Any]) -> bool:
     """Whether unit.json has what readers take for granted."""
     files, cpu = facts.get("files"), facts.get("cpu")

@@ -13,7 +13,7 @@ from dces_core import launch
 from dces_core.config import RunConfig
 from dces_core.errors import UserError
 from dces_core.store import SHARED, Run
-from dces_core.ui import charts, look, pace, read, state, text
+from dces_core.ui import actions, charts, look, pace, read, state, text
 
 WORDS = {
     "queued": "Queued. The worker is starting, or waits until the device is free.",
@@ -68,7 +68,7 @@ def stage_grid(done: Done, config: RunConfig, status: dict[str, Any], alive: boo
         f"<span>{look.chip(arm)}</span>" + "".join(cell(done[arm, r], arm, r, status, alive) for r in rounds) for arm in config.arms
     )
     columns = f"max-content minmax(22px, .3fr) repeat({config.rounds}, minmax(46px, 1fr))"
-    return f'<div class="scroll"><div class="stages" style="grid-template-columns:{columns}">{head}{rows}</div></div>'
+    return look.scroll(f'<div class="stages" style="grid-template-columns:{columns}">{head}{rows}</div>')
 
 
 def facts_of(run: Run, status: dict[str, Any], alive: bool) -> list[tuple[str, str]]:
@@ -226,6 +226,8 @@ def page() -> None:
     curves(run)
     st.subheader("Feedback loop", anchor=False)
     look.show(controller_table(run))
+    st.subheader("Rules", anchor=False)
+    pace.timed(actions.section, every_s)(run)
     st.subheader("Log", anchor=False)
     pace.timed(log, every_s)(run)
 

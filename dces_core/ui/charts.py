@@ -81,9 +81,9 @@ def mark_round(figure: go.Figure, round_: int) -> None:
 def panel(title: str, said: str) -> go.Figure:
     """An empty small multiple: its title, and in small one or two lines of what it says."""
     subtitle = {"text": said, "font": {"size": 11, "color": look.faint(0.66)}}
-    place = {"x": 0, "xref": "container", "y": 0.96, "yanchor": "top"}
-    figure = base(246, title={"text": title, "font": {"size": 13}, "subtitle": subtitle, **place})
-    figure.update_layout(margin={"t": 62})
+    place = {"x": 0, "xref": "container", "y": 0.985, "yanchor": "top"}
+    figure = base(250, title={"text": title, "font": {"size": 13}, "subtitle": subtitle, **place})
+    figure.update_layout(margin={"t": 66})
     return figure
 
 
@@ -273,7 +273,7 @@ def scatter_map(points: pl.DataFrame, ground: pl.DataFrame, facts: dict[str, Any
     hidden = {"visible": True, "showticklabels": False, "showgrid": False, "ticks": "", "showline": False}
     figure.update_layout(plot_bgcolor=look.faint(0.03))
     figure.update_xaxes(range=padded(facts.get("x")), constrain="domain", **hidden)
-    figure.update_yaxes(range=padded(facts.get("y")), scaleanchor="x", scaleratio=1, constrain="domain", **hidden)
+    figure.update_yaxes(range=padded(facts.get("y")), scaleanchor="x", scaleratio=1, constrain="domain", constraintoward="top", **hidden)
     return figure
 
 

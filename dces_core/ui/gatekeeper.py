@@ -15,7 +15,6 @@ from pathlib import Path
 import streamlit as st
 
 from dces_core.errors import UserError
-from dces_core.ui import state
 
 SHORTEST = 16  # characters of a secret
 LONGEST_BYTES = 4096
@@ -34,20 +33,30 @@ _lock = threading.Lock()
 
 def admit() -> None:
     """Return where this session may go on; else show why not, or ask for the secret, and end the page's run."""
+    wanted, fault = None, ""
     try:
         wanted = secret()
-        if not wanted and not login() and is_loopback(address()):
-            return
-        if logged_in() or (wanted and hmac.compare_digest(str(st.session_state.get("admitted", "")), _proof(wanted))):
-            return
-        st.title("DCES Lab", anchor=False)
-        if not wanted and not login():
-            state.problem(HOW)
-        else:
-            _doors(wanted)
     except UserError as error:
-        state.problem(str(error))
+        fault = str(error)
+    if not fault and _may_enter(wanted):
+        return
+    with st.container(horizontal_alignment="center"), st.container(width=460, key="door"):
+        st.title("DCES Lab", anchor=False)
+        try:
+            if fault or not (wanted or login()):
+                raise UserError(fault or HOW)
+            _doors(wanted)
+        except UserError as error:
+            from dces_core.ui import state  # reads runs: a page that opens at once does not wait for it
+
+            state.problem(str(error))
     st.stop()
+
+
+def _may_enter(wanted: str | None) -> bool:
+    if not wanted and not login() and is_loopback(address()):
+        return True
+    return logged_in() or bool(wanted and hmac.compare_digest(str(st.session_state.get("admitted", "")), _proof(wanted)))
 
 
 def address() -> str | None:
@@ -104,8 +113,10 @@ def _doors(wanted: str | None) -> None:
         st.button("Log in", icon=":material/login:", on_click=st.login, key="login")
     if not wanted:
         return
-    with st.form("secret", clear_on_submit=True, width=420):
-        given = st.text_input("Secret", type="password", max_chars=LONGEST_BYTES, key="given")
+    with st.form("secret", clear_on_submit=True):
+        given = st.text_input(
+            "Secret", type="password", max_chars=LONGEST_BYTES, key="given", placeholder="Whoever runs this dashboard knows it"
+        )
         sent = st.form_submit_button("Open", type="primary", key="open-secret")
     if sent and _right(given, wanted):
         st.session_state["admitted"] = _proof(wanted)

@@ -12,10 +12,12 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import polars as pl
 import streamlit as st
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ICON = str(Path(__file__).with_name("icon.svg"))
 CSS = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
@@ -130,7 +132,12 @@ def chips(arms: tuple[str, ...], note: str = "") -> str:
 def table(head: str, rows: list[str]) -> str:
     """A table of numbers: `head` holds <th> cells, each of `rows` is a <tr>."""
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
-    return f'<div class="scroll"><table class="facts">{body}</table></div>'
+    return scroll(f'<table class="facts">{body}</table>')
+
+
+def scroll(html: str) -> str:
+    """What may be wider than the page, in a box that scrolls sideways, with the arrow keys as well."""
+    return f'<div class="scroll" tabindex="0">{html}</div>'
 
 
 def hue(index: int | None) -> str:

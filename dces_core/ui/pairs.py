@@ -18,7 +18,7 @@ RULE = "Degenerate: the answer is empty or ends in a loop (a period of at most 1
 WORDS = "Distinct words: words that differ, upper and lower case taken as one."
 DIFFS = {"off": "Nothing", "round": "Previous round", "arm": "Other arm"}
 MOST_FOUND = 200  # characters of a search
-COLUMN = "minmax(190px, 1fr)"
+COLUMN = "minmax(172px, 1fr)"
 NUMBERS = ("degeneracy", "rep_4", "bertscore_f1")
 
 #: (arm, round) -> the answer; None where none is stored. Absent where the arm has not finished the round.
@@ -112,7 +112,7 @@ def through(answers: Answers, arms: Sequence[str], now: int, view: View) -> str:
 def grid(columns: str, heads: Sequence[str], cells: Sequence[str]) -> str:
     """Aligned columns (of CSS) that scroll sideways where the screen is narrow. `cells`: divisions of HTML, row by row."""
     head = "".join(f'<div class="head">{words}</div>' for words in heads)
-    return f'<div class="scroll"><div class="pairs" style="grid-template-columns:{columns}">{head}{"".join(cells)}</div></div>'
+    return look.scroll(f'<div class="pairs" style="grid-template-columns:{columns}">{head}{"".join(cells)}</div>')
 
 
 def legend(view: View) -> str:

@@ -6,7 +6,8 @@ from streamlit.testing.v1 import AppTest
 
 from dces_core.stage import Stage, sha256_of, write_sealed
 
-PAGES = ("start", "launch", "watch", "trajectories", "clusters", "feedback", "point", "generations", "case", "ask", "runs")
+OF_A_RUN = ("watch", "trajectories", "clusters", "feedback", "point", "generations", "case", "ask")
+PAGES = ("start", "launch", "curate", "cost", *OF_A_RUN, "diagnose", "runs")
 
 
 def shown(app: AppTest) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from make_run import HOSTILE, make_run
-from page_kit import PAGES, reseal, shown
+from page_kit import OF_A_RUN, PAGES, reseal, shown
 from streamlit.testing.v1 import AppTest
 
 from dces_core import launch, models, processes, store
@@ -20,7 +20,14 @@ Open = Callable[..., AppTest]
 @pytest.mark.parametrize("page", PAGES)
 def test_no_runs_at_all(page: str, runs: Path, open_page: Open) -> None:
     words = shown(open_page(page))
-    expected = {"start": "No comparison to show yet", "launch": "Launch", "runs": "No runs yet"}
+    expected = {
+        "start": "No comparison to show yet",
+        "launch": "Launch",
+        "curate": "Give a pool of texts",
+        "cost": "Nothing was measured for this recipe",
+        "diagnose": "it says whether the texts collapse",
+        "runs": "No runs yet",
+    }
     assert expected.get(page, "Nothing has been run yet") in words
 
 
@@ -32,6 +39,8 @@ def test_a_finished_run(page: str, runs: Path, open_page: Open) -> None:
     expected = {
         "start": "Perplexity on everyday: plain is 10% worse from round 1 on",
         "launch": "Keeps running if you close this tab or restart the dashboard",
+        "curate": "One curation is made at a time",
+        "cost": "Rounds lost to collapse",
         "watch": "A column is a round",
         "trajectories": "1 seed: points, no interval",
         "clusters": "Distances in two dimensions have no direct meaning",
@@ -40,6 +49,7 @@ def test_a_finished_run(page: str, runs: Path, open_page: Open) -> None:
         "generations": "collapsed at round 2",
         "case": "under plain 4 of 8, first in round 2 (greedy); under dces none of 8",
         "ask": "Put a prompt of your own to two checkpoints",
+        "diagnose": "One diagnosis is made at a time",
         "runs": "Select a row",
     }
     assert expected[page] in shown(app)
@@ -60,7 +70,7 @@ STATES = {
 def test_every_state(page: str, state: str, runs: Path, open_page: Open) -> None:
     make_run(runs, upto=STATES[state], state=state)
     app = open_page(page, run="synthetic-1")
-    if page not in ("start", "launch", "runs"):
+    if page in OF_A_RUN:
         assert f">{state}</span>" in shown(app)
 
 
@@ -97,7 +107,7 @@ def test_an_address_that_names_no_run(page: str, value: str, runs: Path, open_pa
     words = shown(app)
     assert "<script>" not in words
     assert not app.error and not app.markdown
-    if page not in ("start", "launch", "runs"):
+    if page in OF_A_RUN:
         assert "names no run here" in words
         assert "synthetic-1" in app.sidebar.selectbox[0].options[0]
 
