@@ -61,9 +61,11 @@ browser: install-dev ## a Chromium for the browser tests: Debian's package as ro
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then apt-get update -qq && apt-get install -y -qq chromium >/dev/null; \
 	else $(PYTHON) -m playwright install chromium; fi
 
-docs: install-dev ## generate docs/settings.md from the settings
+docs: install-dev ## generate docs/settings.md from the settings, docs/api.md from the docstrings
 	@$(PYTHON) -m dces_core.settings > docs/settings.md.new
 	@mv docs/settings.md.new docs/settings.md
+	@$(PYTHON) -m dces_core.reference > docs/api.md.new
+	@mv docs/api.md.new docs/api.md
 
 docs-check: install-dev ## run every documented command, the long ones too (an hour)
 	DCES_DOCS_LONG=1 $(PYTHON) -m pytest tests/test_docs.py

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from dces_core import cli, config, data, settings
+from dces_core import cli, config, data, reference, settings
 from dces_core.arms import ARMS, Arm
 from dces_core.config import RunConfig, Section
 from dces_core.metrics.degradation import DIRECTION, TITLE
@@ -81,7 +81,8 @@ def make_shell(home: Path, own_cache: bool = False) -> Shell:
     dces = home / "bin" / "dces"
     dces.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m dces_core.cli "$@"\n', encoding="utf-8")
     dces.chmod(0o755)
-    (home / "data").symlink_to(ROOT / "data")
+    for name in ("data", "examples"):
+        (home / name).symlink_to(ROOT / name)
     return Shell(home, own_cache)
 
 
@@ -146,7 +147,7 @@ def test_commands_that_install_or_serve_are_long() -> None:
     assert len(COMMANDS) > 15
     assert FIRST in [command.line for command in COMMANDS if not command.long]
     for command in COMMANDS:
-        assert command.long or command.line.startswith("dces "), f"{command.page}: {command.line}"
+        assert command.long or command.line.startswith(("dces ", "python examples/")), f"{command.page}: {command.line}"
         assert command.long or not command.line.startswith(("dces run ", "dces launch ")) or " smoke" in command.line, command.line
 
 
@@ -165,6 +166,14 @@ def test_settings_page_is_what_the_settings_say() -> None:
     for name, section in sections().items():
         for field in section.model_fields:
             assert (name == "" and field in sections()) or f"\n| `{field}` | " in out.getvalue()
+
+
+def test_the_api_page_is_what_the_docstrings_say() -> None:
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        reference.main()
+    assert (ROOT / "docs/api.md").read_text(encoding="utf-8") == out.getvalue(), "run: make docs"
+    assert " at 0x" not in out.getvalue()
 
 
 def sections() -> dict[str, type[Section]]:

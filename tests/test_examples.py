@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from dces_core import models
+from dces_core.cli import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -51,3 +53,25 @@ def test_the_callback_gives_the_next_rows(tmp_path: Path) -> None:
         callback.on_epoch_end(arguments, TrainerState(), TrainerControl(), model=model)
         assert len(callback.rows) == 4 and all(f"Round {model} " in row["text"] for row in callback.rows)
     assert [report["round"] for report in callback.reports] == [1, 2]
+
+
+def test_three_verbs_on_a_history_that_no_loop_of_ours_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("DCES_RUNS", str(tmp_path / "runs"))
+    folder, chosen = tmp_path / "bigrams", tmp_path / "selected.jsonl"
+    example("bigram_history").main(folder, rounds=3, texts=120)
+    plain = ["--encoder", "hash", "--format", "json"]
+
+    assert main(["diagnose", str(folder), "--sample", "60", "--map", "off", *plain]) == 0
+    metrics = {(row["metric"], row["round"]): row["value"] for row in json.loads(capsys.readouterr().out)["metrics"]}
+    assert metrics["distinct_2", 0] > metrics["distinct_2", 1] > metrics["distinct_2", 2]
+
+    assert main(["curate", str(folder / "round-2.jsonl"), "--n", "30", "--out", str(chosen), "--set", "encoder.name=hash"]) == 0
+    rows = [json.loads(line) for line in chosen.read_text().splitlines()]
+    assert len(rows) == 30 and {row["role"] for row in rows} == {"center", "edge"}
+
+    capsys.readouterr()
+    assert main(["watch", str(folder), "--dry-run", *plain]) == 0
+    fired = {(row["rule"], row["round"]) for row in json.loads(capsys.readouterr().out)}
+    assert {("lexical", 1), ("lexical", 2)} <= fired

@@ -19,7 +19,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dces_core.machine import cores
 
-SHARE = 0.10  # of the machine that all beats together may take
+SHARE = 0.04  # of the machine that all beats together may take: a run that uses all of it slows down by as much
 OVERHEAD = 2.0  # processor time of the server / that of the drawing alone
 WEIGHT = 0.3  # of the newest beat in the running mean of its cost
 GONE = 2.5  # intervals after which a timer that did not beat belongs to a closed tab
@@ -48,15 +48,27 @@ class Pace:
         self._lock = threading.Lock()
         self._timers: dict[str, tuple[float, float, float]] = {}  # name -> last beat (monotonic), base interval, mean cost, all in s
 
+    def expect(self, timer: str, base_s: float, now_s: float) -> None:
+        """A timer begins; until it beats it costs what the others cost on average, so a crowd that comes at once is felt at once."""
+        with self._lock:
+            if timer not in self._timers and self._timers:
+                cost_s = sum(cost for _, _, cost in self._timers.values()) / len(self._timers)
+                self._timers[timer] = (now_s, base_s, cost_s)
+                self._stretch(now_s)
+
     def note(self, timer: str, base_s: float, cost_s: float, now_s: float) -> None:
         """A beat of a timer that cost `cost_s` of processor time ended at `now_s`."""
         with self._lock:
             before = self._timers.get(timer)
             mean = cost_s if before is None else (1 - WEIGHT) * before[2] + WEIGHT * cost_s
             self._timers[timer] = (now_s, base_s, mean)
-            live = {name: one for name, one in self._timers.items() if now_s - one[0] <= GONE * one[1] * self.stretch}
-            self._timers = live
-            self.stretch = stretch(OVERHEAD * sum(cost / base for _, base, cost in live.values()), self._cores, self.stretch)
+            self._stretch(now_s)
+
+    def _stretch(self, now_s: float) -> None:
+        """Forget closed tabs, and stretch by what the others cost."""
+        self._timers = {name: one for name, one in self._timers.items() if now_s - one[0] <= GONE * one[1] * self.stretch}
+        load = OVERHEAD * sum(cost / base for _, base, cost in self._timers.values())
+        self.stretch = stretch(load, self._cores, self.stretch)
 
     def add(self, timer: str, cost_s: float) -> None:
         """The beat of a timer made its page be drawn anew, which cost that much."""
@@ -73,8 +85,9 @@ def timed(draw: Callable[..., None], base_s: float | None) -> Callable[..., None
     """`draw` as a part of the page that is drawn again every `base_s` seconds, less often in a crowd; None: once, with the page."""
     if base_s is None:
         return st.fragment(draw)
-    every_s = base_s * PACE.stretch
     timer = f"{st.session_state.setdefault('tab id', uuid.uuid4().hex)}/{draw.__module__}.{draw.__qualname__}"
+    PACE.expect(timer, base_s, time.monotonic())
+    every_s = base_s * PACE.stretch
     sent = [every_s]
 
     @wraps(draw)

@@ -11,12 +11,12 @@ from dces_core.ui import pace
     ("load", "cores", "now", "wanted"),
     [
         (0.0, 2, 1, 1),
-        (0.2, 2, 1, 1),  # just fits
-        (0.21, 2, 1, 2),
-        (1.0, 2, 1, 8),  # five times too much
-        (1.0, 16, 1, 1),
-        (0.5, 2, 8, 8),  # four would be enough, and be full
-        (0.4, 2, 8, 4),
+        (0.08, 2, 1, 1),  # just fits
+        (0.09, 2, 1, 2),
+        (0.4, 2, 1, 8),  # five times too much
+        (0.4, 16, 1, 1),
+        (0.2, 2, 8, 8),  # four would be enough, and be full
+        (0.16, 2, 8, 4),
         (0.01, 2, 8, 1),
         (0.0, 2, 64, 1),
     ],
@@ -39,9 +39,20 @@ def test_a_crowd_is_counted_by_its_beats_and_forgotten_when_it_has_gone() -> Non
     clock = pace.Pace(cores=2)
     for viewer in range(100):
         clock.note(f"{viewer}/tick", 2.0, 0.02, 0.01 * viewer)
-    assert clock.stretch == 16, "100 viewers x 0.02 s / 2 s x 2 is ten times the room"
+    assert clock.stretch == 32, "100 viewers x 0.02 s / 2 s x 2 is 25 times the room"
     clock.note("0/tick", 2.0, 0.02, 200.0)
     assert clock.stretch == 1
+
+
+def test_a_crowd_that_comes_at_once_is_felt_before_its_first_beats() -> None:
+    clock = pace.Pace(cores=2)
+    clock.expect("0/tick", 2.0, 0.0)
+    assert clock.stretch == 1, "what a beat costs is not known yet"
+    clock.note("0/tick", 2.0, 0.02, 2.0)
+    for viewer in range(1, 100):
+        clock.expect(f"{viewer}/tick", 2.0, 2.0)
+        clock.expect(f"{viewer}/tick", 2.0, 2.0)
+    assert clock.stretch == 32
 
 
 def test_a_page_that_is_drawn_anew_counts_for_the_beat_that_asked() -> None:
