@@ -19,7 +19,7 @@ from streamlit.runtime.scriptrunner import get_script_run_ctx
 
 from dces_core.machine import cores
 
-SHARE = 0.04  # of the machine that all beats together may take: a run that uses all of it slows down by as much
+SHARE = 0.03  # of the machine that all beats together may take: a run that uses all of it slows down by as much
 OVERHEAD = 2.0  # processor time of the server / that of the drawing alone
 WEIGHT = 0.3  # of the newest beat in the running mean of its cost
 GONE = 2.5  # intervals after which a timer that did not beat belongs to a closed tab

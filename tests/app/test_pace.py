@@ -11,12 +11,12 @@ from dces_core.ui import pace
     ("load", "cores", "now", "wanted"),
     [
         (0.0, 2, 1, 1),
-        (0.08, 2, 1, 1),  # just fits
-        (0.09, 2, 1, 2),
-        (0.4, 2, 1, 8),  # five times too much
-        (0.4, 16, 1, 1),
-        (0.2, 2, 8, 8),  # four would be enough, and be full
-        (0.16, 2, 8, 4),
+        (0.06, 2, 1, 1),  # just fits
+        (0.07, 2, 1, 2),
+        (0.3, 2, 1, 8),  # five times too much
+        (0.3, 16, 1, 1),
+        (0.15, 2, 8, 8),  # four would be enough, and be full
+        (0.12, 2, 8, 4),
         (0.01, 2, 8, 1),
         (0.0, 2, 64, 1),
     ],
@@ -39,7 +39,7 @@ def test_a_crowd_is_counted_by_its_beats_and_forgotten_when_it_has_gone() -> Non
     clock = pace.Pace(cores=2)
     for viewer in range(100):
         clock.note(f"{viewer}/tick", 2.0, 0.02, 0.01 * viewer)
-    assert clock.stretch == 32, "100 viewers x 0.02 s / 2 s x 2 is 25 times the room"
+    assert clock.stretch == 64, "100 viewers x 0.02 s / 2 s x 2 is 33 times the room"
     clock.note("0/tick", 2.0, 0.02, 200.0)
     assert clock.stretch == 1
 
@@ -52,7 +52,7 @@ def test_a_crowd_that_comes_at_once_is_felt_before_its_first_beats() -> None:
     for viewer in range(1, 100):
         clock.expect(f"{viewer}/tick", 2.0, 2.0)
         clock.expect(f"{viewer}/tick", 2.0, 2.0)
-    assert clock.stretch == 32
+    assert clock.stretch == 64
 
 
 def test_a_page_that_is_drawn_anew_counts_for_the_beat_that_asked() -> None:
