@@ -40,7 +40,7 @@ def test_a_crowd_is_counted_by_its_beats_and_forgotten_when_it_has_gone() -> Non
     for viewer in range(100):
         clock.note(f"{viewer}/tick", 2.0, 0.02, 0.01 * viewer)
     assert clock.stretch == 64, "100 viewers x 0.02 s / 2 s x 2 is 33 times the room"
-    clock.note("0/tick", 2.0, 0.02, 200.0)
+    clock.note("0/tick", 2.0, 0.02, 400.0)
     assert clock.stretch == 1
 
 
