@@ -16,6 +16,7 @@ page = st.navigation(
             st.Page("pages/launch.py", title="Launch", icon=":material/rocket_launch:", url_path="launch"),
             st.Page("pages/watch.py", title="Watch", icon=":material/monitoring:", url_path="watch"),
             st.Page("pages/curate.py", title="Curate", icon=":material/filter_alt:", url_path="curate"),
+            st.Page("pages/tune.py", title="Tune", icon=":material/tune:", url_path="tune"),
             st.Page("pages/cost.py", title="Cost", icon=":material/payments:", url_path="cost"),
         ],
         "Look": [

@@ -17,6 +17,7 @@ from dces_core import (
     cli_interchange,
     cli_runs,
     cli_study,
+    cli_tune,
     cli_watch,
     export,
     labels,
@@ -245,6 +246,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_curate.add_commands(commands)
     cli_cost.add_commands(commands)
     cli_study.add_commands(commands)
+    cli_tune.add_commands(commands)
     cli_diagnose.add_commands(commands)
     cli_interchange.add_commands(commands)
     cli_watch.add_commands(commands)

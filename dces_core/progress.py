@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.markup import escape
@@ -16,10 +17,10 @@ from dces_core.worker import run_foreground
 REFRESH_S = 0.5
 
 
-def follow(run: Run, lines: bool = True) -> State:
+def follow(run: Run, lines: bool = True, each: Callable[[str], None] | None = None) -> State:
     """Do a run in this process and show it on stderr; its final state. Without a terminal only finished stages are printed.
 
-    `lines = False`: only the bar.
+    `lines = False`: only the bar. `each` gets the lines instead, one per finished stage.
     """
     console = Console(stderr=True, highlight=False)
     if lines:
@@ -31,7 +32,7 @@ def follow(run: Run, lines: bool = True) -> State:
         watcher = threading.Thread(target=_watch, args=(run, bars, task, over), daemon=True)
         watcher.start()
         try:
-            return run_foreground(run, (lambda text: console.print(escape(text), soft_wrap=True)) if lines else None)
+            return run_foreground(run, (lambda text: console.print(escape(text), soft_wrap=True)) if lines else each)
         finally:
             over.set()
             watcher.join()

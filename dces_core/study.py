@@ -105,15 +105,15 @@ def load_study(name: str) -> Study:
     config = validate(StudyConfig, values, "docs/study.md")
     beside = path.parent / config.recipe
     recipe = str(beside) if config.recipe.endswith(".toml") else config.recipe
-    overrides = [*_overrides(config.set), f"arms={json.dumps(config.arms)}", f"seed={config.seeds[0]}"]
+    overrides = [*dotted(config.set), f"arms={json.dumps(config.arms)}", f"seed={config.seeds[0]}"]
     return Study(config, load_recipe(recipe, overrides), path)
 
 
-def _overrides(values: dict[str, Any], prefix: str = "") -> list[str]:
+def dotted(values: dict[str, Any], prefix: str = "") -> list[str]:
     """A table as `section.key=value`."""
     found = []
     for key, value in values.items():
-        found += _overrides(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={_toml(value)}"]
+        found += dotted(value, f"{prefix}{key}.") if isinstance(value, dict) else [f"{prefix}{key}={_toml(value)}"]
     return found
 
 

@@ -7,7 +7,7 @@ from streamlit.testing.v1 import AppTest
 from dces_core.stage import Stage, sha256_of, write_sealed
 
 OF_A_RUN = ("watch", "trajectories", "clusters", "feedback", "point", "generations", "case", "ask")
-PAGES = ("start", "launch", "curate", "cost", *OF_A_RUN, "diagnose", "runs")
+PAGES = ("start", "launch", "curate", "tune", "cost", *OF_A_RUN, "diagnose", "runs")
 
 
 def shown(app: AppTest) -> str:
