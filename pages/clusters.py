@@ -12,7 +12,7 @@ import polars as pl
 import streamlit as st
 
 from dces_core.store import Run
-from dces_core.ui import charts, clusters, crowd, hull, look, read, state, text
+from dces_core.ui import charts, clusters, crowd, hull, look, pace, read, state, text
 
 KEY_SIZE = 14
 FACT_NAMES = {"dispersion": "dispersion", "hull_area": "hull area", "core_area": "core", "nearest_reference": "nearest reference"}
@@ -254,7 +254,7 @@ def page() -> None:
     state.heading("Clusters", run)
     arms, round_, rounds = state.need_pair(run, "map")
 
-    st.fragment(draw_maps)(run, arms, round_)
+    pace.part(draw_maps)(run, arms, round_)
     st.subheader("Every round in numbers", anchor=False)
     fact_table(run, arms, rounds, round_)
     with st.expander(f"The feedback loop in round {round_}"):

@@ -14,7 +14,7 @@ from dces_core.arms import ARMS
 from dces_core.curation_jobs import Job
 from dces_core.errors import UserError
 from dces_core.export import to_csv
-from dces_core.ui import look, pairs, state, text
+from dces_core.ui import look, pace, pairs, state, text
 from dces_core.ui.fetch import offer_model
 
 NO_MODEL, NO_REFERENCE = "no model: nothing is edited", "no real texts"
@@ -232,7 +232,7 @@ def page() -> None:
         st.subheader("Results", anchor=False)
         job = pick_job(jobs)
         alive = launch.state(job) in launch.ALIVE
-        st.fragment(draw_job, run_every=1.0 if alive else None)(job, alive)
+        pace.part(draw_job, 1.0 if alive else None)(job, alive)
 
 
 state.run_page(page)

@@ -14,7 +14,7 @@ from dces_core.errors import UserError
 from dces_core.export import to_csv
 from dces_core.own_rounds import FORMATS
 from dces_core.store import Run
-from dces_core.ui import charts, diagnosis, look, state, text
+from dces_core.ui import charts, diagnosis, look, pace, state, text
 from dces_core.ui.sections import Section, quiet
 
 LEAD = (
@@ -158,7 +158,7 @@ def draw_job(job: Job) -> None:
     look.show(f'<p class="quiet"><b>{text.escaped(job.label)}</b></p>')
     now = launch.state(job)
     if now in launch.ALIVE:
-        st.fragment(draw_progress, run_every=1.0)(job)
+        pace.part(draw_progress, 1.0)(job)
         return
     if now == "failed":
         state.problem(str(job.status().get("error")))

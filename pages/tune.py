@@ -8,7 +8,7 @@ import streamlit as st
 
 from dces_core import tune_store
 from dces_core.tune_store import Found, Search
-from dces_core.ui import charts, look, state, tuned
+from dces_core.ui import charts, look, pace, state, tuned
 from dces_core.ui.sections import quiet
 
 LEAD = (
@@ -100,7 +100,7 @@ def draw_recipe(found: Found, name: str) -> None:
     bare: Any = {"icon": ":material/download:", "key": "tune-recipe", "type": "primary"}
     st.download_button("Recipe", found.recipe, f"{name}-best.toml", "application/toml", **bare)
     with st.expander("Show it"):
-        st.code(found.recipe, "toml")
+        st.code(found.recipe, language=None)
 
 
 def page() -> None:
@@ -110,13 +110,13 @@ def page() -> None:
     found = tune_store.searches()
     if not found:
         state.empty("No search yet", "Write what is to be searched into a file, gain.toml say, and start it in a terminal:")
-        st.code(EXAMPLE, "toml")
-        st.code(COMMAND, "bash")
+        st.code(EXAMPLE, language=None)
+        st.code(COMMAND, language=None)
         look.show(quiet("It goes on where it stopped, and appears here while it works."))
         return
     name = pick(found)
     busy = any(trial.state == "running" for trial in found[name].trials) or not found[name].trials
-    st.fragment(draw, run_every=EVERY_S if busy else None)(name)
+    pace.part(draw, EVERY_S if busy else None)(name)
 
 
 state.run_page(page)

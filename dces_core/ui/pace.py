@@ -84,7 +84,7 @@ PACE = Pace(cores())
 def timed(draw: Callable[..., None], base_s: float | None) -> Callable[..., None]:
     """`draw` as a part of the page that is drawn again every `base_s` seconds, less often in a crowd; None: once, with the page."""
     if base_s is None:
-        return st.fragment(draw)
+        return part(draw)
     timer = f"{st.session_state.setdefault('tab id', uuid.uuid4().hex)}/{draw.__module__}.{draw.__qualname__}"
     PACE.expect(timer, base_s, time.monotonic())
     every_s = base_s * PACE.stretch
@@ -104,7 +104,22 @@ def timed(draw: Callable[..., None], base_s: float | None) -> Callable[..., None
         if wanted_s != sent[0] and _beat_every(wanted_s):
             sent[0] = wanted_s
 
-    return st.fragment(beat, run_every=every_s)
+    return part(beat, every_s)
+
+
+def part(draw: Callable[..., None], every_s: float | None = None) -> Callable[..., None]:
+    """`draw` as a fragment in a box of its own.
+
+    When a timer beats while its page is being drawn, Streamlit holds back what the page drew of the fragment, takes what was there off
+    the page, and draws it anew at its old place. Without a box what follows has moved up there, or the page ends before, and breaks.
+    """
+    fragment = st.fragment(draw, run_every=every_s)
+
+    def boxed(*arguments: Any) -> None:
+        with st.container():
+            fragment(*arguments)
+
+    return boxed
 
 
 def drawn(cost_s: float) -> None:
