@@ -208,8 +208,11 @@ def tick(run: Run, was_live: bool, before: Done) -> None:
     )
 
 
-def log(run: Run) -> None:
-    """The newest lines that the process printed, then what it told."""
+def told(run: Run) -> None:
+    """Rules that fired; the newest lines that the process printed, then what it told."""
+    st.subheader("Rules", anchor=False)
+    actions.section(run)
+    st.subheader("Log", anchor=False)
     st.code("\n".join([*run.log_tail(12), *event_lines(run)[-12:]]) or "nothing yet", language=None, wrap_lines=True)
 
 
@@ -226,10 +229,7 @@ def page() -> None:
     curves(run)
     st.subheader("Feedback loop", anchor=False)
     look.show(controller_table(run))
-    st.subheader("Rules", anchor=False)
-    pace.timed(actions.section, every_s)(run)
-    st.subheader("Log", anchor=False)
-    pace.timed(log, every_s)(run)
+    pace.timed(told, every_s)(run)
 
 
 state.run_page(page)
