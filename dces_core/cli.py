@@ -15,6 +15,7 @@ from dces_core import (
     cli_curate,
     cli_diagnose,
     cli_interchange,
+    cli_plan,
     cli_runs,
     cli_study,
     cli_tune,
@@ -142,7 +143,9 @@ def models_(options: argparse.Namespace) -> int:
 
 
 def doctor(options: argparse.Namespace) -> int:
-    """`dces doctor`: devices, memory, disk, versions."""
+    """`dces doctor`: devices, memory, disk, versions; or a round of an architecture at full size."""
+    if options.arch:
+        return cli_plan.doctor_arch(options)
     from dces_core.doctor import examine
 
     facts = examine()
@@ -245,6 +248,7 @@ def _parser() -> argparse.ArgumentParser:
     cli_runs.add_commands(commands)
     cli_curate.add_commands(commands)
     cli_cost.add_commands(commands)
+    cli_plan.add_commands(commands)
     cli_study.add_commands(commands)
     cli_tune.add_commands(commands)
     cli_diagnose.add_commands(commands)
@@ -256,6 +260,7 @@ def _parser() -> argparse.ArgumentParser:
     pull.set_defaults(do=models_)
     examine = commands.add_parser("doctor", help="devices, memory, disk, versions")
     examine.add_argument("--format", choices=("table", "json"), default="table")
+    cli_plan.add_doctor_options(examine)
     examine.set_defaults(do=doctor)
     command = commands.add_parser("bench", help="measure the engine against its peers, side by side")
     command.add_argument("names", nargs="*", metavar="NAME", help="benches of docs/performance.md (default: all)")

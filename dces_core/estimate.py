@@ -12,22 +12,12 @@ from typing import Any
 
 import psutil
 
-from dces_core import machine, models, processes, scratch, store
+from dces_core import architectures, machine, plan, processes, store
 from dces_core.arms import ARMS
 from dces_core.config import RunConfig
 from dces_core.errors import UserError
 from dces_core.reading import all_of, fitted, is_count, parse_json, read_bytes
 
-#: Parameters and vocabulary of models that the recipes name.
-KNOWN = {
-    models.DEFAULT: (134_515_008, 49_152),
-    "facebook/opt-125m": (125_239_296, 50_272),
-    "facebook/opt-6.7b": (6_658_473_984, 50_272),
-    "gpt2": (124_439_808, 50_257),
-    "openai-community/gpt2": (124_439_808, 50_257),
-    "Qwen/Qwen3-0.6B": (596_049_920, 151_936),
-    **{name: (count, scratch.VOCABULARY) for name, count in scratch.PARAMETERS.items()},
-}
 REFERENCE_PARAMETERS = 134_515_008
 REFERENCE_CORES = 2
 #: Tokens per second of a model of REFERENCE_PARAMETERS; the processor's on REFERENCE_CORES cores. Start values that
@@ -47,9 +37,6 @@ DEFAULT_PASSAGES = 60
 PROBES = 24
 #: A response uses this share of its token limit on average.
 FILL = 0.7
-#: fp32 weights (current and base), gradients, two AdamW moments; half-precision copies of current and frozen, and both laid out again.
-BYTES_PER_PARAMETER = 28
-PROCESS_BYTES = 1_500_000_000
 ROW_BYTES = 1500
 MAX_HEADER_BYTES = 100_000_000  # of a safetensors file
 STAGE_BYTES = 60_000
@@ -126,8 +113,9 @@ def likely_device(config: RunConfig) -> str:
 
 def count_parameters(model: str) -> int | None:
     """Parameters of a model; None where nothing on this machine tells."""
-    if model in KNOWN:
-        return KNOWN[model][0]
+    found = architectures.dimensions(model)
+    if found and found[1]:
+        return found[1]
     try:
         folder = Path(model).expanduser()
         files = list(folder.glob("*.safetensors")) if (folder / "config.json").is_file() else []
@@ -193,13 +181,28 @@ def _table_bytes(config: RunConfig) -> int:
     return per_round * len(config.arms) * (config.rounds + 1)
 
 
-def _memory_bytes(config: RunConfig, parameters: int) -> int:
-    """Weights, gradients and moments, the logits of a training batch (fp32, with their gradient), and the process."""
+def memory_parts(config: RunConfig, parameters: int, layout: plan.Layout) -> dict[str, int] | None:
+    """plan.memory of a run; None where the model's dimensions are not known here."""
+    found = architectures.dimensions(config.model)
+    try:
+        shape = found and plan.shape_of(found[0], parameters)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return plan.memory(shape, work_of(config), layout) if shape else None
+
+
+def work_of(config: RunConfig) -> plan.Work:
+    """What a run holds at once."""
+    batch = min(config.train.batch_size, config.pool.n)
+    return plan.Work(batch, PROMPT_TOKENS, config.generate.max_new_tokens, min(config.generate.batch_size, config.pool.size))
+
+
+def _memory_bytes(config: RunConfig, parameters: int) -> int | None:
+    """At the worst moment, a step of training, with what is freed given back; a run with room keeps it and takes up to twice as much."""
     if config.engine == "fake":
-        return PROCESS_BYTES
-    vocabulary = KNOWN.get(config.model, (0, 100_000))[1]
-    logits = 8 * config.train.batch_size * config.generate.max_new_tokens * vocabulary
-    return BYTES_PER_PARAMETER * parameters + logits + PROCESS_BYTES
+        return plan.PROCESS_BYTES["cpu"]
+    parts = memory_parts(config, parameters, plan.Layout(device="cpu"))
+    return None if parts is None else parts["total"]
 
 
 def _elements(path: Path) -> int:

@@ -32,6 +32,17 @@ def write(name: str, tokenizer_folder: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def dimensions(name: str) -> dict[str, Any]:
+    """What config.json will say of its size."""
+    kind = name.removeprefix("tiny-")
+    return {
+        "model_type": kind, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS, "vocab_size": VOCABULARY,
+        "ffn_dim" if kind == "opt" else "intermediate_size": (3 if kind == "qwen3" else 4) * WIDTH,
+        "num_key_value_heads": HEADS // 2 if kind == "qwen3" else HEADS,
+        "activation_function" if kind == "opt" else "hidden_act": {"opt": "relu", "gpt2": "gelu_new", "qwen3": "silu"}[kind],
+    }  # fmt: skip
+
+
 def _config(name: str, end: int) -> Any:
     """The family's configuration, made small. No padding token: OPT would give its embedding no gradient."""
     from transformers import GPT2Config, OPTConfig, Qwen3Config
