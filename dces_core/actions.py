@@ -79,6 +79,11 @@ def of_run(run: Run) -> Log:
     return Log(run.actions_path, run.id)
 
 
+def logs_of_others() -> list[Path]:
+    """The logs of everything else that is or was watched."""
+    return sorted(runs_root().glob(".watch/*/actions.jsonl"))
+
+
 def of_others() -> list[dict[str, Any]]:
     """Entries of everything else that is or was watched."""
-    return [entry for path in sorted(runs_root().glob(".watch/*/actions.jsonl")) for entry in Log(path, path.parent.name).entries()]
+    return [entry for path in logs_of_others() for entry in Log(path, path.parent.name).entries()]

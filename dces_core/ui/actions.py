@@ -36,12 +36,29 @@ def table(entries: list[dict[str, Any]], sources: bool = False) -> str:
     return f'<div class="entries">{look.table("".join(f"<th>{name}</th>" for name in names), lines)}</div>'
 
 
+def entries_of_others() -> list[dict[str, Any]]:
+    """Entries of everything else that is watched; logs are read again only when one has changed."""
+    stamps = []
+    for path in actions.logs_of_others():
+        try:
+            facts = path.stat()
+        except OSError:
+            continue
+        stamps.append((str(path), facts.st_mtime_ns, facts.st_size))
+    return _others(tuple(stamps)) if stamps else []
+
+
+@st.cache_data(max_entries=8, show_spinner=False)
+def _others(stamps: tuple[tuple[str, int, int], ...]) -> list[dict[str, Any]]:
+    return actions.of_others()
+
+
 def section(run: Run) -> None:
     """Rules that fired on this run, then those on folders of others."""
     found = actions.of_run(run).entries()
     hint = f"No rule has fired. dces watch {run.id} follows the run: it notifies, stops or rolls back by rules."
     look.show(table(found) if found else f'<p class="quiet">{escaped(hint)}</p>')
-    others = [entry for entry in actions.of_others() if entry.get("source") != run.id]
+    others = [entry for entry in entries_of_others() if entry.get("source") != run.id]
     if others:
         with st.expander("Other directories that are watched"):
             look.show(table(others, sources=True))

@@ -23,7 +23,7 @@ def stamp(stage: Stage) -> int:
         return 0
 
 
-@st.cache_data(max_entries=512, show_spinner=False)
+@st.cache_data(max_entries=4096, show_spinner=False)  # fewer than arms x rounds would read every file again at every drawing
 def _metrics(path: str, arm: str, round_: int, when: int) -> pl.DataFrame:
     return Run(Path(path)).of(round_, arm, "evaluate").frame("metrics").with_columns(pl.lit(arm).alias("arm"))
 

@@ -206,14 +206,13 @@ def _player(run: Run, rounds: list[int], at: int) -> None:
     st.button("", icon=icon, on_click=_pause if playing else _play, args=() if playing else (run.id, rounds, at), **bare)
     drawn: list[bool] = []
 
-    @st.fragment(run_every=BEAT_S if playing else None)
     def beat() -> None:
         if drawn and st.session_state.get("play") == (run.id, rounds[at]):
             _play_to(run.id, rounds, at + 1)
             st.rerun(scope="app")
         drawn.append(True)  # once with the page, from then on at each beat
 
-    beat()
+    pace.part(beat, BEAT_S if playing else None)()
 
 
 def _play(run_id: str, rounds: list[int], at: int) -> None:

@@ -90,3 +90,14 @@ def test_what_a_live_run_draws_again(
     state.follow(run, "evaluate", max(map(max, before)))
     with pytest.raises(Rerun) if drawn else nullcontext():
         polls[0]()
+
+
+def test_the_beat_of_playing_has_a_box_of_its_own(runs: Path, open_page: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_run(runs)
+    boxed: list[float | None] = []
+    part = state.pace.part
+    monkeypatch.setattr(state.pace, "part", lambda draw, every_s=None: boxed.append(every_s) or part(draw, every_s))
+    app = open_page("feedback", run="synthetic-1", round="1")
+    assert state.BEAT_S not in boxed
+    app.button(key="round-play").click().run()
+    assert playing(app) and state.BEAT_S in boxed

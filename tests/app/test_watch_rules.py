@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from make_run import HOSTILE, make_run
 from page_kit import shown
 from streamlit.testing.v1 import AppTest
@@ -49,3 +50,16 @@ def test_folders_of_others_are_below(runs: Path, open_page: Open) -> None:
     assert "<td>theirs</td><td>loops</td><td>3</td>" in shown(app)
     many = [{**entry, "round": i, "t": i} for entry in other.entries() for i in range(100)]
     assert [entry["round"] for entry in section.rows(many)] == list(range(99, 99 - section.SHOWN, -1))
+
+
+def test_logs_of_others_are_read_again_only_when_one_has_changed(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[int] = []
+    whole = actions.of_others
+    monkeypatch.setattr(actions, "of_others", lambda: reads.append(1) or whole())
+    assert section.entries_of_others() == [] and not reads
+    other = Log(store.watched(runs.parent / "theirs"), "theirs")
+    with other.held():
+        for round_ in (1, 2):
+            other.add("loops", round_, "fired", "fired", "loop_rate of own is 0.5")
+            assert [[entry["round"] for entry in section.entries_of_others()] for _ in range(3)] == [list(range(1, round_ + 1))] * 3
+    assert len(reads) == 2
