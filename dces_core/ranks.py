@@ -19,6 +19,7 @@ from dces_core.engines import memory
 from dces_core.errors import RunFailed, UserError
 
 LOST = "a process of the run ended early"
+KEPT = "finished stages are kept: resume"
 END = "end"
 #: Rank 0 may fit a map or wait in the queue of its device for long; that a process has died is seen by its closed connection.
 PATIENCE = datetime.timedelta(days=30)
@@ -93,7 +94,7 @@ class Ranks:
         except RuntimeError as error:
             if not any(mark in str(error).lower() for mark in BROKEN):
                 raise
-            raise RanksLost(f"{LOST}.") from error
+            raise RanksLost(f"{LOST}; {KEPT}.") from error
 
     def _broadcast(self, value: Any) -> Any:
         from torch import distributed

@@ -91,7 +91,8 @@ def supervise(run: Run, count: int) -> launch.State:
     with tempfile.TemporaryDirectory(prefix="dces-ranks-") as folder:
         meeting = ["--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", f"--rdzv-id={Path(folder).name}", "--local-addr=127.0.0.1"]
         options = [*meeting, "--nnodes=1", f"--nproc-per-node={count}", f"--log-dir={folder}"]
-        config, command, arguments = config_from_args(parse_args([*options, "--module", "dces_core.torchrun", str(run.path)]))
+        parsed = parse_args([*options, "--module", "dces_core.torchrun", str(run.path)])  # type: ignore[no-untyped-call]
+        config, command, arguments = config_from_args(parsed)
         try:
             elastic_launch(config, command)(*arguments)
         except ChildFailedError as error:
@@ -105,7 +106,8 @@ def _judge(run: Run, count: int, failures: dict[int, Any]) -> None:
     """Make the run failed where a rank died by itself; what rank 0 said of its own end stands."""
     status = run.status()
     told = status.get("state") == "failed" and not str(status.get("error")).startswith(ranks.LOST)
-    guilty = [(rank, failure) for rank, failure in sorted(failures.items()) if failure.exitcode not in (OWN_ENDS if rank else (*OWN_ENDS, 1, 2))]
+    fine = {rank: OWN_ENDS if rank else (*OWN_ENDS, 1, 2) for rank in failures}
+    guilty = [(rank, failure) for rank, failure in sorted(failures.items()) if failure.exitcode not in fine[rank]]
     if told or not guilty or run.stop_path.exists() or status.get("state") == "done":
         return
     rank, failure = guilty[0]
@@ -115,7 +117,7 @@ def _judge(run: Run, count: int, failures: dict[int, Any]) -> None:
         how = f"failed: {redact(' '.join(str(failure.message).split())[:300])}"
     events = Events(run, {**status, "state": "queued"})
     try:
-        events.state("failed", error=f"rank {rank} of {count} {how}; finished stages are kept: resume.", waiting_for=None, queue_position=None)
+        events.state("failed", error=f"rank {rank} of {count} {how}; {ranks.KEPT}.", waiting_for=None, queue_position=None)
     finally:
         events.close()
 
@@ -146,6 +148,7 @@ def _lead(run: Run, together: ranks.Ranks) -> int:
 
 
 def _follow(run: Run, together: ranks.Ranks) -> int:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # no traceback at Ctrl-C
     machine.use_threads(run.threads)
     models: list[Any] = []
 

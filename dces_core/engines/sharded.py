@@ -164,7 +164,7 @@ class ShardedModel(HFModel):
             losses = train_sharded(objective, self.ranks, examples, settings, seed, progress)
             with torch.no_grad():
                 for whole, part in zip(self._master.parameters(), objective.model.parameters(), strict=True):
-                    whole.copy_(part.full_tensor())  # type: ignore[attr-defined]
+                    whole.copy_(part.full_tensor())
         trainer._require_finite_weights(self._master, settings)
         self._refresh()
         return losses
@@ -216,6 +216,7 @@ def shard(objective: Objective, ranks: Ranks, settings: Train) -> tuple[Any, Any
     from accelerate import Accelerator, DistributedType, FullyShardedDataParallelPlugin
     from accelerate.state import AcceleratorState
     from torch.distributed.fsdp import FSDPModule
+    from torch.distributed.tensor import DTensor
 
     kinds = sorted(objective.model._no_split_modules or [])
     blocks = sum(type(module).__name__ in kinds for module in objective.modules())
@@ -229,13 +230,13 @@ def shard(objective: Objective, ranks: Ranks, settings: Train) -> tuple[Any, Any
         state.distributed_type, state.fsdp_plugin = DistributedType.FSDP, plugin
     optimiser = torch.optim.AdamW(objective.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=True)
     wrapped, optimiser = accelerator.prepare(objective, optimiser)
-    found = sum(isinstance(module, FSDPModule) for module in wrapped.modules() if module is not wrapped)
-    split = sum(hasattr(parameter, "full_tensor") for parameter in wrapped.parameters())
-    world = distributed.get_world_size()
-    if not (0 < blocks == found and isinstance(wrapped, FSDPModule) and split == len(list(wrapped.parameters())) and world == ranks.world):
+    found = sum(isinstance(module, FSDPModule) for module in wrapped.modules()) - isinstance(wrapped, FSDPModule)
+    weights = list(wrapped.parameters())
+    split, world = sum(isinstance(weight, DTensor) for weight in weights), accelerator.num_processes
+    if not 0 < blocks == found or split != len(weights) or world != ranks.world:
         raise RunFailed(
-            f"FSDP2 wrapped {found} of {blocks} blocks and split {split} weights on {world} of {ranks.world} processes; use the "
-            "versions of constraints.txt, or run without --launcher."
+            f"FSDP2 wrapped {found} of {blocks} blocks and split {split} of {len(weights)} weights on {world} of {ranks.world} processes; "
+            "use the versions of constraints.txt, or run without --launcher."
         )
     ranks.sharding = {"kind": "FSDP2", "world": world, "backend": ranks.backend, "blocks": found, "weights": split}
     return accelerator, wrapped, optimiser
