@@ -94,6 +94,8 @@ class Ranks:
         except RuntimeError as error:
             if not any(mark in str(error).lower() for mark in BROKEN):
                 raise
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, which follows: how the run ends is settled
             raise RanksLost(f"{LOST}; {KEPT}.") from error
 
     def _broadcast(self, value: Any) -> Any:

@@ -19,7 +19,7 @@ from dces_core import launch, machine, ranks
 from dces_core.config import RunConfig
 from dces_core.errors import UserError
 from dces_core.estimate import estimate, free_memory_bytes
-from dces_core.events import Events
+from dces_core.events import Events, Stopped
 from dces_core.redact import guard_streams, redact
 from dces_core.store import Run
 
@@ -142,7 +142,7 @@ def _lead(run: Run, together: ranks.Ranks) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    except ranks.RanksLost:
+    except (ranks.RanksLost, Stopped):
         return 0  # the run is over and says how; a rank that would not wait for its dismissal changes nothing
     return 1 if state == "failed" else 0
 

@@ -23,6 +23,7 @@ import tomli_w
 
 from dces_core import cli, launch, store, torchrun
 from dces_core.config import Edit, Generate, RunConfig, parse
+from dces_core.engines import teacher
 from dces_core.engines.base import Example
 from dces_core.engines.hf import HFModel
 from dces_core.engines.sharded import ShardedModel
@@ -42,7 +43,8 @@ def settings(folder: Path) -> RunConfig:
     """Two rounds whose training batches do not divide by two, with a learning rate that changes what is sampled."""
     return small.small_config(
         folder, engine="hf", model=str(tiny.folder("llama")), device="cpu", threads=1, arms=["dces"], pool={"n": 10},
-        generate={"max_new_tokens": 12, "batch_size": 4}, train={"precision": "fp32", "batch_size": 3, "lr": LR}, eval={"pairs": 4, "passages": 2},
+        generate={"max_new_tokens": 12, "batch_size": 4}, train={"precision": "fp32", "batch_size": 3, "lr": LR},
+        eval={"pairs": 4, "passages": 2},
     )  # fmt: skip
 
 
@@ -124,10 +126,9 @@ def test_two_processes_do_what_one_does_and_a_death_is_a_clean_end(tmp_path: Pat
         assert_same(one, other)
     weights = [load_file(run.stage(2, "dces", "train").file(WEIGHTS)) for run in (one, two)]
     assert list(weights[0]) == list(weights[1])
-    for name in weights[0]:
-        apart = (weights[0][name] - weights[1][name]).abs()
-        assert apart.mean() < 1e-3 * LR, name
-        assert apart.max() < LR, f"{name}: where a gradient is nearly 0, AdamW's first steps know its sign alone"
+    apart = np.concatenate([(weights[0][name] - weights[1][name]).abs().numpy().ravel() for name in weights[0]])
+    assert apart.mean() < 1e-3 * LR
+    assert (apart > 0.1 * LR).mean() < 1e-4, "AdamW's first steps know only a gradient's sign, which rounding decides where it is nearly 0"
     notes = [event["sharding"] for event in two.events()[0] if "sharding" in event]
     assert len(notes) >= 2 and all(note == notes[0] for note in notes)
     assert notes[0] == {"kind": "FSDP2", "world": 2, "backend": "gloo", "blocks": 2, "weights": len(weights[0])}
@@ -152,7 +153,8 @@ class Here(Ranks):
         return shares
 
 
-def test_shares_put_together_are_what_one_process_computes() -> None:
+def test_shares_put_together_are_what_one_process_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(teacher.batches, "__defaults__", (256,))  # many batches of few tokens
     config = parse({"model": str(tiny.folder("qwen3")), "device": "cpu", "train": {"precision": "fp32"}})
     here = Here(3)
     whole, shared = HFModel(config), ShardedModel(config, here)
@@ -166,12 +168,12 @@ def test_shares_put_together_are_what_one_process_computes() -> None:
         left, right = (model.generate(prompts, wanted, noise, limits=more) for model in (whole, shared))
         assert [g.ids for g in left] == [g.ids for g in right]
         assert all(np.array_equal(a.logprob, b.logprob) for a, b in zip(left, right, strict=True))
-    lengths = rng.integers(1, 300, 60)
+    lengths = rng.integers(1, 50, 30)
     examples = [Example([5, 6], rng.integers(0, 40_000, n).tolist()) for n in lengths]
     scores = [model.score(examples) for model in (whole, shared)]
     for name in ("example", "target", "logprob", "entropy", "confidence", "correct", "mass"):
         assert np.array_equal(getattr(scores[0], name), getattr(scores[1], name)), name
-    assert np.array_equal(whole.divergence(examples[:50]), shared.divergence(examples[:50]))
+    assert np.array_equal(whole.divergence(examples[:20]), shared.divergence(examples[:20]))
     draws = [rng.random(n) for n in lengths]
     proposals = [model.resample(examples, Edit(), 1.0, draws) for model in (whole, shared)]
     for a, b in zip(*proposals, strict=True):
