@@ -25,6 +25,7 @@ from dces_core import (
     launch,
     models,
     store,
+    torchrun,
 )
 from dces_core.cli_runs import foreground
 from dces_core.config import load_recipe, recipe_names
@@ -50,7 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """`dces run`: in the foreground; the last line of stdout is the run directory."""
-    return foreground(launch.create(load_recipe(options.recipe, options.set), options.out))
+    config, processes = load_recipe(options.recipe, options.set), torchrun.processes_of(options)
+    return foreground(launch.create(config, options.out, **torchrun.facts_of(config, processes)), processes)
 
 
 def launch_(options: argparse.Namespace) -> int:
@@ -84,12 +86,14 @@ def stop(options: argparse.Namespace) -> int:
 
 def resume(options: argparse.Namespace) -> int:
     """`dces resume`: in the foreground like `dces run`, or detached."""
-    found = store.find(options.run)
+    found, processes = store.find(options.run), torchrun.processes_of(options)
     if options.detach:
+        if processes:
+            raise UserError("--detach goes without --launcher: several processes are resumed in the foreground.")
         print(launch.resume(found).path)
         return 0
     launch.check_resumable(found)
-    return foreground(found)
+    return foreground(found, processes)
 
 
 def record(options: argparse.Namespace) -> int:
@@ -278,6 +282,8 @@ def _add_runners(commands: Any) -> None:
         command.add_argument("--set", action="append", metavar="section.key=value", help="change a setting; repeatable")
         command.add_argument("--out", type=Path, metavar="DIR", help="run directory to make (default: below runs/ or $DCES_RUNS)")
         command.set_defaults(do=do)
+        if do is run:
+            torchrun.add_options(command)
     command = commands.add_parser("stop", help="stop a run")
     command.add_argument("run", metavar="RUN")
     command.add_argument("--grace", type=float, default=30.0, metavar="SECONDS", help="seconds before SIGTERM")
@@ -285,6 +291,7 @@ def _add_runners(commands: Any) -> None:
     command = commands.add_parser("resume", help="go on after the last finished stage")
     command.add_argument("run", metavar="RUN")
     command.add_argument("--detach", action="store_true", help="as a detached process")
+    torchrun.add_options(command)
     command.set_defaults(do=resume)
     command = commands.add_parser("record", help="copy the tables of a finished run into data/recorded, where the app shows them first")
     command.add_argument("run", metavar="RUN")

@@ -168,11 +168,12 @@ def _newest(run: Run, arms: list[str]) -> int:
     return next((round_ for round_ in rounds if known and all(ask.absent(run, arm, round_) is None for arm in known)), 0)
 
 
-def foreground(run: Run) -> int:
-    """Do a run here; the last line of stdout is its directory, the exit code 0 where it is done."""
+def foreground(run: Run, processes: int = 0) -> int:
+    """Do a run here, on `processes` where there are any; the last line of stdout is its directory, the exit code 0 where it is done."""
     from dces_core.progress import follow
+    from dces_core.torchrun import supervise
 
-    state = follow(run)
+    state = supervise(run, processes) if processes else follow(run)
     sys.stdout.flush()
     if state == "failed":
         print(f"dces: the run failed: {run.status().get('error')}", file=sys.stderr)

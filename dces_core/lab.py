@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dces_core import data, machine
+from dces_core import data, machine, ranks
 from dces_core.config import RunConfig, Train
 from dces_core.data import Corpus, Pair
 from dces_core.engines import memory
@@ -44,6 +44,10 @@ class Tools:
             from dces_core.engines.fake import FakeModel
 
             return FakeModel()
+        if together := ranks.joined():
+            from dces_core.engines.sharded import ShardedModel
+
+            return ShardedModel(self.config, together)
         from dces_core.engines.hf import HFModel
 
         return HFModel(self.config)
@@ -159,6 +163,9 @@ class Lab(Tools):
         """Fine-tune the engine's current model; the loss of each step. Raises NotFinite."""
         self.trained(None)
         losses = self.engine.train(examples, settings, seed_for(self.config.seed, round_, "train"), progress)
+        if (together := ranks.joined()) and (found := together.sharding):
+            text = "trained on {world} processes over {backend}: {kind}, {blocks} blocks wrapped, {weights} weights split".format(**found)
+            self.events.note(text, sharding=found)
         for step, loss in enumerate(losses, 1):
             require_finite("training loss", loss, step, len(losses), settings.lr)
         return losses

@@ -54,12 +54,12 @@ def pad(examples: list[Example], skip: int, device: torch.device) -> tuple[Tenso
     return ids.to(device), mask.to(device), torch.cat(where).to(device)
 
 
-def response_states(body: torch.nn.Module, examples: list[Example], device: torch.device) -> Tensor:
+def response_states(body: torch.nn.Module, examples: list[Example], device: torch.device, share: bool = True) -> Tensor:
     """Hidden states (tokens, width) that predict the response tokens of these examples, in their order; differentiable.
 
-    What all prompts share is computed once and its keys and values are handed to every row.
+    What all prompts share is computed once and its keys and values are handed to every row; not so where `share` is False.
     """
-    skip = shared_tokens([example.prompt for example in examples])
+    skip = shared_tokens([example.prompt for example in examples]) if share else 0
     ids, mask, where = pad(examples, skip, device)
     cache = None
     if skip:

@@ -42,14 +42,15 @@ def response_loss(
     device: torch.device,
     gamma: float | None = None,
     teacher: Teacher | None = None,
+    share: bool = True,
 ) -> tuple[torch.Tensor, int]:
     """Mean cross-entropy (nats) over the response tokens of a batch, and their number.
 
     Soft positions are compared with the distribution of `teacher` (Hinton et al. 2015, arXiv 1503.02531). `gamma`: truncated cross-entropy
-    (arXiv 2509.08972): tokens of a larger probability add nothing to the sum; the mean is still over all.
+    (arXiv 2509.08972): tokens of a larger probability add nothing to the sum; the mean is still over all. `share`: see response_states.
     """
     labels = torch.tensor([token for e in examples for token in (e.response if e.labels is None else e.labels)], device=device)
-    logits = head(response_states(body, examples, device)).float()
+    logits = head(response_states(body, examples, device, share)).float()
     soft = torch.tensor([i in wanted for e in examples for wanted in [_soft(e)] for i in range(len(e.response))], device=device)
     if gamma is None and not soft.any():
         return functional.cross_entropy(logits, labels), len(labels)
