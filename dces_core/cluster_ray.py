@@ -1,7 +1,8 @@
 """`dces study --engine ray`: one Ray task per unit. What a task does is in cluster.py; this module only sends and waits.
 
 The first unit of a seed goes alone: what it makes for all arms is lent to the others, which then go at once.
-A task of a dead node is sent again by Ray, and its run goes on after the last finished stage.
+A unit of a dead node is sent again from here, and its run goes on after the last finished stage. Ray's own retries are off: of a node that
+went silent (no power, no cable) Ray knows after seconds, but it waits for minutes until the connection to its worker is given up.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -74,9 +76,12 @@ def do_study_on_ray(work: Work, cluster: Cluster, only: Sequence[str] = ()) -> l
         done = work.finished(study.places())
         refuse_other_tests(study, done.values())
         missing = [place for place in study.places(only) if place not in done]
-        task = ray.remote(max_retries=RETRIES, max_calls=1, **options)(do_job)
+        task = ray.remote(max_retries=0, max_calls=1, **options)(do_job)
         sending = _Sending(ray, work, workshop, lambda place: task.remote(job_of(work, cluster.root, place, threads)), missing)
         return sending.go()
+
+
+Speaker = tuple[Any, Any]  # host and pid
 
 
 @dataclass
@@ -89,7 +94,9 @@ class _Sending:
     send: Any
     waiting: list[Place]
     running: dict[Any, Place] = field(default_factory=dict)
-    hosts: dict[Place, str] = field(default_factory=dict)
+    spoke: dict[Place, Speaker] = field(default_factory=dict)  # who speaks of a unit's run now
+    before: dict[Place, Speaker] = field(default_factory=dict)  # who did when it was sent
+    sent: Counter[Place] = field(default_factory=Counter)
     led: set[int] = field(default_factory=set)  # seeds whose shared stages are there
     ended: int = 0
     failed: int = 0
@@ -105,6 +112,7 @@ class _Sending:
                 self._say_hosts()
                 for ref in ended:
                     self._end(ref)
+                self._bury()
         except KeyboardInterrupt:
             self._stop()
             return "stopped"
@@ -115,44 +123,73 @@ class _Sending:
         leading = {seed for seed, _ in self.running.values()}
         for place in list(self.waiting):
             if place[0] in self.led or place[0] not in leading:
+                self.before[place] = self._speaker(place)
                 self.running[self.send(place)] = place
+                self.sent[place] += 1
                 self.waiting.remove(place)
                 leading.add(place[0])
+
+    def _speaker(self, place: Place) -> Speaker:
+        """Host and pid of the worker that a unit's run heard last."""
+        run = self.workshop.run(*place)
+        status = run.status() if run else {}
+        return status.get("host"), status.get("pid")
 
     def _say_hosts(self) -> None:
         """A line where a unit begins, or goes on elsewhere."""
         for place in self.running.values():
-            run = self.workshop.run(*place)
-            host = run.status().get("host") if run else None
-            if host and self.hosts.get(place) != host:
-                words = f"goes on on {host}, begun on {self.hosts[place]}" if place in self.hosts else f"on {host}"
-                self.work.say(f"seed {place[0]}  {place[1]:<14} {words}")
-                self.hosts[place] = host
+            speaker = self._speaker(place)
+            if None in speaker or speaker in (self.spoke.get(place), self.before[place]):
+                continue
+            begun = self.spoke.get(place, self.before[place])[0]
+            words = f"goes on on {speaker[0]}, begun on {begun}" if begun else f"on {speaker[0]}"
+            self.work.say(f"seed {place[0]}  {place[1]:<14} {words}")
+            self.spoke[place] = speaker
+
+    def _bury(self) -> None:
+        """Send the units of dead nodes again."""
+        alive = {node["NodeManagerHostname"] for node in self.ray.nodes() if node["Alive"]}
+        for ref, place in list(self.running.items()):
+            host = self.spoke[place][0] if place in self.spoke else None
+            if host and self.spoke[place] != self.before[place] and host not in alive:
+                self._again(ref, f"node {host} is gone")
+
+    def _again(self, ref: Any, why: str) -> None:
+        """Send a unit once more. One that ends its nodes again and again has failed."""
+        place = self.running.pop(ref)
+        if self.sent[place] > RETRIES:
+            self._fail(place, f"{why}, after {RETRIES} more attempts")
+            return
+        self.work.say(f"seed {place[0]}  {place[1]:<14} {why}; it is sent again")
+        self.waiting.insert(0, place)
+
+    def _fail(self, place: Place, why: str) -> None:
+        self.ended += 1
+        self.failed += 1
+        self.work.say(f"{self._head(place)} failed: {why}")
+
+    def _head(self, place: Place) -> str:
+        return f"unit {self.ended}/{self.total}  seed {place[0]}  {place[1]:<14}"
 
     def _end(self, ref: Any) -> None:
         """A line and the unit's tables."""
-        place = self.running.pop(ref)
-        self.ended += 1
-        head = f"unit {self.ended}/{self.total}  seed {place[0]}  {place[1]:<14}"
-        answer = self._answer(ref)
+        place = self.running[ref]
+        try:
+            answer: Answer = self.ray.get(ref)
+        except self.ray.exceptions.RayTaskError as error:
+            answer = Answer("failed", " ".join(str(error.cause or error).split())[:300], "a node")
+        except self.ray.exceptions.RayError as error:
+            return self._again(ref, f"its worker is gone ({type(error).__name__})")
+        del self.running[ref]
         if answer.state != "done" or not fetch(self.work, self.workshop, place):
-            self.failed += 1
-            self.work.say(f"{head} failed on {answer.host}: {answer.error or answer.state}")
-            return
+            return self._fail(place, f"{answer.error or answer.state} (on {answer.host})")
+        self.ended += 1
         self.led.add(place[0])
         study = self.work.study
         done = self.work.finished(study.places())
-        self.work.say(f"{head} {done[place].facts['seconds']:9.1f} s   on {answer.host}")
+        self.work.say(f"{self._head(place)} {done[place].facts['seconds']:9.1f} s   on {answer.host}")
         if all(other in done for other in study.places() if other[0] == place[0]):
             self.workshop.close(place[0], self.work.keep_runs)
-
-    def _answer(self, ref: Any) -> Answer:
-        """What the node said; where it could not say anything, Ray's reason."""
-        try:
-            found: Answer = self.ray.get(ref)
-            return found
-        except self.ray.exceptions.RayError as error:
-            return Answer("failed", " ".join(str(error).split())[:300], "a node that is gone")
 
     def _stop(self) -> None:
         """Ask every unit to stop, and wait for those that had begun."""
@@ -168,6 +205,7 @@ class _Sending:
 def connected(address: str) -> Iterator[Any]:
     """Ray, connected. Raises UserError where it is not installed, not there, or lets nobody in without its token."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "error")
     try:
         import ray
         import ray.exceptions
@@ -177,13 +215,10 @@ def connected(address: str) -> Iterator[Any]:
     here: dict[str, Any] = {"num_cpus": machine.cores(), "include_dashboard": False, "object_store_memory": OBJECTS_BYTES}
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(here if address == "local" else {}))
-    except ray.exceptions.AuthenticationError:
+    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError):
         raise UserError(
-            f"address = {address!r} wants a token: set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN."
-        ) from None
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
-        raise UserError(
-            f"address = {address!r}: no Ray cluster answers ({' '.join(str(error).split())[:200]}); see docs/cluster.md."
+            f"address = {quoted(address)}: no Ray cluster lets this machine in; is Ray running, of the same version, and is its token given "
+            "(RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN)? See docs/cluster.md."
         ) from None
     try:
         yield ray
