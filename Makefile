@@ -10,7 +10,7 @@ export PYTHONUNBUFFERED := 1
 .PHONY: help demo test check lint types audit torture cluster-check install install-dev model browser docs docs-check bench screenshots clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 demo: install model ## install, fetch the default model, and open the dashboard on http://localhost:8501 (PORT overrides)
 	@echo "DCES Lab is at http://localhost:$(PORT) (Ctrl-C ends the dashboard, not the runs)"

@@ -142,7 +142,7 @@ class _Sending:
             if None in speaker or speaker in (self.spoke.get(place), self.before[place]):
                 continue
             begun = self.spoke.get(place, self.before[place])[0]
-            words = f"goes on on {speaker[0]}, begun on {begun}" if begun else f"on {speaker[0]}"
+            words = f"goes on on {speaker[0]}, begun on {begun}" if begun else f"begins on {speaker[0]}"
             self.work.say(f"seed {place[0]}  {place[1]:<14} {words}")
             self.spoke[place] = speaker
 
@@ -217,7 +217,7 @@ def connected(address: str) -> Iterator[Any]:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **(here if address == "local" else {}))
     except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError):
         raise UserError(
-            f"address = {quoted(address)}: no Ray cluster lets this machine in; is Ray running, of the same version, and is its token given "
+            f"address = {quoted(address)}: no Ray cluster lets this machine in; does Ray run, of this version, and is its token given "
             "(RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN)? See docs/cluster.md."
         ) from None
     try:

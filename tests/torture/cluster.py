@@ -148,7 +148,7 @@ def one_cut(folder: Path) -> dict[str, int]:
     path = write_study(folder / "study", SETTINGS, arms=ARMS[:2], seeds=[0, 1], seeds_of={ARMS[1]: [1]})
     study = [sys.executable, "-m", "dces_core.cli", "study", path, "--keep-runs"]
     local = [*study, "--out", str(folder / "local")]
-    subprocess.run(local, env={**env, "DCES_RUNS": str(folder / "alone")}, check=True, capture_output=True, timeout=LIMIT_S)
+    alone = subprocess.Popen(local, env={**env, "DCES_RUNS": str(folder / "alone")}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     with ExitStack() as stack:
         head, other = (stack.enter_context(node(name, env)) for name, _ in (HEAD, OTHER))
         stack.enter_context(wire(head, other))
@@ -161,6 +161,7 @@ def one_cut(folder: Path) -> dict[str, int]:
         cut_power(other)
         said, _ = driver.communicate(timeout=LIMIT_S)
         refused, _ = stranger.communicate(timeout=LIMIT_S)
+        assert alone.wait(timeout=LIMIT_S) == 0
         assert driver.returncode == 0, said
     found = judged(folder, before)
     moved = said.count(f"goes on on {HEAD[0]}, begun on {OTHER[0]}")
