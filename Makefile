@@ -7,10 +7,10 @@ BASE_PYTHON ?= python3
 export PYTHONUNBUFFERED := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types audit torture install install-dev model browser docs docs-check bench screenshots clean
+.PHONY: help demo test check lint types audit torture cluster-check install install-dev model browser docs docs-check bench screenshots clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-14s %s\n", $$1, $$2 }'
 
 demo: install model ## install, fetch the default model, and open the dashboard on http://localhost:8501 (PORT overrides)
 	@echo "DCES Lab is at http://localhost:$(PORT) (Ctrl-C ends the dashboard, not the runs)"
@@ -34,6 +34,9 @@ types: ## mypy, strict on dces_core
 
 torture: install-dev browser ## kill runs, fail disks, crowd the server, lie to parsers; write docs/reliability.md (an hour)
 	PYTHONPATH=.:tests $(PYTHON) -m torture --out docs/reliability.json --page docs/reliability.md
+
+cluster-check: install-dev ## two nodes of a Ray cluster on this machine, one loses its power (root, the extra `ray`, 5 minutes)
+	PYTHONPATH=.:tests $(PYTHON) -m torture --only cluster
 
 audit: install-dev ## installed versions, licences, known weaknesses
 	@$(PYTHON) .ci/audit.py

@@ -9,10 +9,11 @@ from typing import Any
 
 import polars as pl
 
-from dces_core import export, results
+from dces_core import export, launch, results
 from dces_core.compare import compare, refuse_unequal, remarks
-from dces_core.errors import UserError
+from dces_core.errors import UserError, quoted
 from dces_core.records import table
+from dces_core.store import runs_root
 from dces_core.study import Work, budget_of, do_study, load_study, mixed_cpus, output_of, status
 from dces_core.study_store import Output
 
@@ -26,6 +27,12 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--status", action="store_true", help="start nothing; list the units")
     command.add_argument("--keep-runs", action="store_true", help="keep the units' run directories, weights included")
     command.add_argument("--mixed-cpus", action="store_true", help="allow a seed on several types of processor")
+    command.add_argument("--engine", default="local", metavar="ENGINE", help="local (default), or ray: units on the nodes of a Ray cluster")
+    command.add_argument("--address", default="auto", metavar="HOST:PORT", help="ray: the head; auto is this machine's, local starts one")
+    command.add_argument("--root", metavar="DIR", help="ray: a folder that all nodes see, for the units' runs (default: the runs)")
+    command.add_argument(
+        "--resources", nargs="+", default=[], metavar="NAME=N", help="ray: what a unit needs: cpus, gpus, memory_gb, own ones"
+    )
     command.set_defaults(do=study)
     command = commands.add_parser("compare", help="arms of a study, paired by seed")
     command.add_argument("study", metavar="STUDY", help="a study's output directory, its TOML file, or a recorded study's name")
@@ -50,13 +57,26 @@ def study(options: argparse.Namespace) -> int:
     if options.status:
         schema = {"seed": pl.Int64, "arm": pl.String, "state": pl.String, "seconds": pl.Float64, "cpu": pl.String}
         return export.emit(pl.DataFrame(status(work), schema=schema), "table")
-    state = do_study(work, options.only)
+    state = _do(work, options)
     if state == "stopped":
         print("dces: the study was stopped; the same command goes on.", file=sys.stderr)
     elif state == "failed":
         print("dces: some units failed; the same command tries them again.", file=sys.stderr)
     print(output.path)
     return 0 if state == "done" else 1
+
+
+def _do(work: Work, options: argparse.Namespace) -> launch.State:
+    """Here or on a cluster. Raises UserError for an engine that is not there."""
+    if options.engine == "local":
+        return do_study(work, options.only)
+    if options.engine != "ray":
+        raise UserError(f"engine = {quoted(options.engine)} is not one of: local, ray.")
+    from dces_core import cluster_ray
+    from dces_core.cluster import root_of
+
+    cluster = cluster_ray.Cluster(options.address, root_of(options.root, runs_root()), cluster_ray.resources_of(options.resources))
+    return cluster_ray.do_study_on_ray(work, cluster, options.only)
 
 
 def compare_(options: argparse.Namespace) -> int:

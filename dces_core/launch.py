@@ -65,7 +65,7 @@ def start(run: Run) -> Run:
 
 def queue(run: Run) -> None:
     """Until its worker speaks, a run is queued without a pid. Raises UserError where the disk refuses."""
-    blank = dict.fromkeys(("pid", "pid_started", "error", "waiting_for", "queue_position"))
+    blank = dict.fromkeys(("host", "pid", "pid_started", "error", "waiting_for", "queue_position"))
     try:
         run.write_status({**run.status(), **blank, "state": "queued", "heartbeat": time.time()})
     except OSError as error:
@@ -153,7 +153,7 @@ def delete(run: Run) -> None:
 
 def device_lock(device: str) -> Path:
     """The lock that a worker holds while it uses a device; `<lock>.json` beside it names the run that holds it."""
-    folder = cache_root() / "locks"
+    folder = Path(os.environ.get("DCES_LOCKS") or cache_root() / "locks")
     folder.mkdir(parents=True, exist_ok=True)
     return folder / f"device-{re.sub(r'[^A-Za-z0-9]', '-', device)}.lock"
 
@@ -183,7 +183,7 @@ def _spawn(arguments: list[str], log_path: Path) -> None:
 
 def _worker_alive(status: dict[str, Any]) -> bool:
     """Whether the worker runs; one that has not spoken yet has FRESH_S to do so."""
-    if status.get("pid") is None:
+    if status.get("pid") is None or not processes.here(status):
         return abs(time.time() - float(status.get("heartbeat") or 0)) < FRESH_S  # later than now: the clock was set back
     return processes.alive(status["pid"], status.get("pid_started"))
 
@@ -207,7 +207,7 @@ def _gone_within(run: Run, limit_s: float) -> bool:
 def _terminate(status: dict[str, Any]) -> None:
     """SIGTERM to exactly the process that wrote the status: to its group where it leads one, else to it alone."""
     pid = status.get("pid")
-    if not processes.alive(pid, status.get("pid_started")):
+    if not processes.here(status) or not processes.alive(pid, status.get("pid_started")):
         return
     assert isinstance(pid, int)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from typing import Any
 
 import psutil
@@ -18,6 +19,11 @@ def identity() -> dict[str, Any]:
     """`pid` and `pid_started` of this process: seconds since boot, which no clock moves, or since the epoch."""
     since_boot = _since_boot_s(os.getpid())
     return {"pid": os.getpid(), "pid_started": psutil.Process().create_time() if since_boot is None else since_boot}
+
+
+def here(said: dict[str, Any]) -> bool:
+    """Whether the process that said this is one of this machine; only a node of a cluster says its host."""
+    return said.get("host") in (None, platform.node())
 
 
 def alive(pid: Any, started: Any) -> bool:

@@ -159,7 +159,7 @@ TABLES = {
 STATUS: dict[str, Test] = {
     **dict.fromkeys(("round", "pid"), is_count),
     **dict.fromkeys(("done", "total", "heartbeat", "stage_started", "eta_s", "rss_bytes", "pid_started"), is_size),
-    **dict.fromkeys(("state", "arm", "stage", "device", "waiting_for", "error"), is_text),
+    **dict.fromkeys(("state", "arm", "stage", "device", "waiting_for", "error", "host"), is_text),
 }
 SPAN: dict[str, Test] = {"round": is_count, "arm": is_text, "stage": is_text, "seconds": is_size}
 MANIFEST: dict[str, Test] = {

@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import json
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatchcase
@@ -165,12 +166,8 @@ def do_study(work: Work, only: Sequence[str] = ()) -> launch.State:
     if not work.mixed_cpus:
         refuse_mixed_cpus(study, done.values(), missing, workshop)
     work.output.write_study(study.config.model_dump(mode="json"), study.base)
-    try:
-        held = FileLock(workshop.lock_path).acquire(timeout=0)
-    except Timeout:
-        raise UserError(f"study {study.config.name!r} has a worker on this machine already ({workshop.path}).") from None
     failed = 0
-    with held:
+    with alone(study, workshop):
         for count, (seed, arm) in enumerate(missing, 1):
             state, error = make_unit(work, workshop, seed, arm)
             if state == "stopped":
@@ -185,6 +182,14 @@ def do_study(work: Work, only: Sequence[str] = ()) -> launch.State:
             if all(place in done for place in study.places() if place[0] == seed):
                 workshop.close(seed, work.keep_runs)
     return "failed" if failed else "done"
+
+
+def alone(study: Study, workshop: Workshop) -> AbstractContextManager[object]:
+    """Hold the study's lock. Raises UserError where another process works on it."""
+    try:
+        return FileLock(workshop.lock_path).acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"study {study.config.name!r} has a worker on this machine already ({workshop.path}).") from None
 
 
 def make_unit(work: Work, workshop: Workshop, seed: int, arm: str) -> tuple[launch.State, str | None]:

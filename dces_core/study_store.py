@@ -146,6 +146,20 @@ class Output:
         except OSError as error:
             raise UserError(f"unit {target} cannot be written: {error.strerror or error}; its run is kept, start again.") from None
 
+    def take(self, unit: Unit) -> None:
+        """Copy a finished unit of another output in. Raises UserError when the disk refuses."""
+        target = self._unit_path(unit.seed, unit.arm)
+        temporary = target.with_name(f".tmp-{unit.arm}")
+        try:
+            shutil.rmtree(temporary, ignore_errors=True)
+            shutil.copytree(unit.path, temporary)
+            for path in temporary.iterdir():
+                sync(path)
+            os.replace(temporary, target)
+            sync(target.parent)
+        except OSError as error:
+            raise UserError(f"unit {target} cannot be written: {error.strerror or error}; {unit.path} is kept, start again.") from None
+
     def _unit_path(self, seed: int, arm: str) -> Path:
         return self.path / "units" / f"seed-{seed}" / arm
 
@@ -247,8 +261,11 @@ class Workshop:
             shutil.copytree(kept, run.path, copy_function=link, dirs_exist_ok=True)
 
     def keep(self, run: Run) -> None:
-        """Keep what the seed's arms share, for the next of them."""
+        """Keep what the seed's arms share, for the next of them; nothing is written where all of it is kept already."""
         kept = self._seed_path(run.config.seed) / ".shared"
+        stages = [path.parent.relative_to(run.path) for path in run.path.glob(f"round-*/{SHARED}/*/_done.json")]
+        if stages and all((kept / stage / "_done.json").is_file() for stage in stages):
+            return
         temporary = kept.with_name(".shared-new")
         shutil.rmtree(temporary, ignore_errors=True)
         for folder in sorted(run.path.glob(f"round-*/{SHARED}")):
@@ -257,6 +274,10 @@ class Workshop:
         shutil.rmtree(kept, ignore_errors=True)
         if temporary.is_dir():
             os.replace(temporary, kept)
+
+    def lends(self, seed: int) -> bool:
+        """Whether what the seed's arms share was made before."""
+        return (self._seed_path(seed) / ".shared").is_dir()
 
     def forget(self, seed: int, arm: str) -> None:
         """Delete the unit's run."""
@@ -268,6 +289,30 @@ class Workshop:
 
     def _seed_path(self, seed: int) -> Path:
         return self.path / f"seed-{seed}"
+
+
+class SharedWorkshop(Workshop):
+    """A study's runs on many machines: ordinary runs of one shared root, so that every page shows them.
+
+    ROOT/NAME-s0-plain/ is a run; ROOT/studies/NAME/ holds what arms share, and `finished`, where units wait to be fetched.
+    """
+
+    def __init__(self, study: str, root: Path) -> None:
+        self.root, self.study = root, study
+        self.path = root / "studies" / study
+
+    @property
+    def finished(self) -> Output:
+        """Units that no one fetched yet."""
+        return Output(self.path / "finished")
+
+    def run_path(self, seed: int, arm: str) -> Path:
+        """Where the unit's run is made."""
+        return self.root / f"{self.study}-s{seed}-{arm}"
+
+    def fetched(self, unit: Unit) -> None:
+        """The unit is where it belongs: delete the copy that waited."""
+        shutil.rmtree(unit.path, ignore_errors=True)
 
 
 def recorded_studies() -> Path:

@@ -6,6 +6,7 @@ of ending into a state with a reason. The rounds themselves are in rounds.py.
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -79,7 +80,7 @@ def _conclude(run: Run, events: Events, state: launch.State, facts: dict[str, An
 def _blank_status() -> dict[str, Any]:
     names = ("heartbeat", "round", "arm", "stage", "eta_s", "error", "waiting_for", "queue_position", "device", "rss_bytes")
     nothing = dict.fromkeys(names)
-    return {"state": "queued", "done": 0, "total": 0, **processes.identity(), **nothing}
+    return {"state": "queued", "done": 0, "total": 0, "host": os.environ.get("DCES_NODE"), **processes.identity(), **nothing}
 
 
 def _attempt(run: Run, events: Events, came_s: float) -> tuple[launch.State, dict[str, Any]]:

@@ -79,6 +79,8 @@ def facts_of(run: Run, status: dict[str, Any], alive: bool) -> list[tuple[str, s
     memory = status.get("rss_bytes")
     place = f"{cpu.get('model')}, {cpu.get('cores')} cores" if isinstance(cpu, dict) else str(cpu or "")
     facts = [("device", f"{where} · {place}" if place else str(where))]
+    if status.get("host"):
+        facts.append(("node", str(status["host"])))
     if alive:
         facts.append(("memory", f"{memory / 1e9:.2f} GB" if isinstance(memory, int | float) else "–"))
         facts.append(("time left", clock(status.get("eta_s"))))

@@ -97,6 +97,13 @@ def test_watch_names_the_run_it_waits_for(runs: Path, open_page: Open) -> None:
     assert "Queued behind run other-1" in words and "Position 2 in the queue" in words
 
 
+def test_watch_says_on_which_node_of_a_cluster_a_run_is(runs: Path, open_page: Open) -> None:
+    run = make_run(runs, upto={"plain": 0, "dces": 0, "dces-targets": 0}, state="running")
+    run.write_status({**run.status(), "host": "node-<7>", "pid": 2**22 - 3})
+    app = open_page("watch", run=run.id)
+    assert 'node</span> &nbsp;<b class="num">node-&lt;7&gt;</b>' in shown(app) and app.button(key="stop")
+
+
 HOSTILE_ID = "![x](http://127.0.0.1:9/b.png)<script>"
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dces_core.bench import rows
 from torture.goals import GOALS
 
-SECTIONS = ("kill", "disk", "numbers", "crowd", "inputs", "soak")
+SECTIONS = ("kill", "disk", "numbers", "crowd", "inputs", "soak", "cluster")
 
 
 def main() -> int:

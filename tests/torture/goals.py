@@ -23,6 +23,11 @@ GOALS: Goals = {
     "crowd-errors-100": ("ours", "≤", 0.0),
     "crowd-share-100": ("ours", "≤", 10.0),
     "crowd-memory-100": ("ours", "≤", 1000.0),
+    "cluster-moved": ("ours", "≥", 1.0),
+    "cluster-different": ("ours", "≤", 0.0),
+    "cluster-lost": ("ours", "≤", 0.0),
+    "cluster-repeated": ("ours", "≤", 0.0),
+    "cluster-strangers": ("ours", "≤", 0.0),
     "soak-heap-growth": ("ours", "≤", 10.0),
     "soak-server-growth": ("ours", "≤", 10.0),
 }
