@@ -148,10 +148,9 @@ def train(
         return []
     torch.manual_seed(seed)
     accelerator, optimiser = _prepare(model, settings, bf16, device)
-    plan, at_once = plan_batches(examples, settings, seed), settings.micro_batch_size
-    gamma = settings.tce_gamma if settings.loss == "truncated" else None
+    plan = plan_batches(examples, settings, seed)
     model.train()
-    losses, memory = [], Halving("training on", note)
+    losses, memory, gamma = [], Halving("training on", note), settings.tce_gamma if settings.loss == "truncated" else None
 
     def loss_of(part: list[int]) -> tuple[torch.Tensor, int]:
         with accelerator.autocast():
@@ -161,7 +160,7 @@ def train(
         for group in optimiser.param_groups if settings.schedule == "linear" else ():
             group["lr"] = settings.lr * (1 - step / len(plan))
         tokens = sum(len(examples[i].response) for i in batch)
-        value = _add_gradient(batch, tokens, at_once, loss_of, accelerator, optimiser, memory)
+        value = _add_gradient(batch, tokens, settings.micro_batch_size, loss_of, accelerator, optimiser, memory)
         require_finite("training loss", value, step + 1, len(plan), settings.lr)
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
         require_finite("gradient", norm, step + 1, len(plan), settings.lr)
