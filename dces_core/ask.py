@@ -25,9 +25,10 @@ from pydantic import Field
 
 from dces_core import launch, models
 from dces_core.arms import ARMS
-from dces_core.config import RunConfig, Section, parse, validate
+from dces_core.config import RunConfig, parse
 from dces_core.errors import UserError
 from dces_core.reading import Test, all_of, fitted, is_count, is_number, is_text
+from dces_core.section import Section, validate
 from dces_core.stage import Stage, read_json, write_json
 from dces_core.store import PRIVATE, SHARED, WEIGHTS, Run, runs_root
 

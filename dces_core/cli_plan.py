@@ -157,7 +157,7 @@ def text_of(facts: dict[str, Any]) -> str:
         f"{facts['model']}: {facts['parameters']:,} parameters{adapters}",
         f"a step: {work['batch']} sequences of {work['tokens']} tokens, {work['new_tokens']} of them new; "
         f"{work['decoded_at_once']} sequences decoded at once",
-        "P parameters, T trained ones, V vocabulary, w width, f inner width, N devices; lora and N > 1 are plans: no code here does them",
+        "P parameters, T trained ones, V vocabulary, w width, f inner width, N devices; lora and N > 1 are plans (docs/plan.md)",
     ]
     formulas = [f"  {name} = {formula}" for name, formula in facts["formulas"].items()]
     return "\n".join(

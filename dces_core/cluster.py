@@ -16,9 +16,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from dces_core import machine, processes
-from dces_core.config import parse, validate
+from dces_core.config import parse
 from dces_core.errors import UserError
 from dces_core.events import HEARTBEAT_S
+from dces_core.section import validate
 from dces_core.store import Run
 from dces_core.study import Place, Study, StudyConfig, Work, make_unit, refuse_mixed_cpus, refuse_other_tests
 from dces_core.study_store import SharedWorkshop

@@ -11,12 +11,13 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from dces_core.errors import UserError, quoted, reason_of
 from dces_core.reading import read_toml, toml_value
+from dces_core.section import Section, validate
 
 ArmName = Literal[
     "plain", "random", "ppl-low", "ppl-high", "ppl-band", "semdedup", "toedit",
@@ -31,17 +32,9 @@ SHIPPED = _PACKAGE / "_data" if (_PACKAGE / "_data").is_dir() else _PACKAGE.pare
 RECIPES = SHIPPED / "recipes"
 
 
-MOST_SENTENCES, LONGEST = 5, 400  # about wrong fields in one message, and characters of what a rule says of one
+#: Settings of `train` that came after the first recorded studies.
+LATER = ("lora_rank", "lora_alpha", "micro_batch_size", "gradient_checkpointing", "optimizer")
 SHIPPED_TESTS = {"everyday": "everyday", "passages": "passages"}
-
-
-class Section(BaseModel):
-    """A frozen section that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
-
-
-Kind = TypeVar("Kind", bound=Section)
 
 
 class Data(Section):
@@ -245,6 +238,16 @@ class Train(Section):
         "auto", description="Autocast type; auto: bf16 where the hardware has it. Masters stay fp32."
     )
 
+    lora_rank: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="Rank of the adapters that train instead of the weights (LoRA, arXiv 2106.09685); 0: every weight trains."
+    )
+    lora_alpha: Annotated[float, Field(gt=0, le=4096)] = Field(32.0, description="LoRA: adapters count alpha / rank; unused at rank 0.")
+    micro_batch_size: Annotated[int, Field(ge=0, le=1024)] = Field(
+        0, description="Sequences at a time, whose gradients add up to those of batch_size; 0: all."
+    )
+    gradient_checkpointing: bool = Field(False, description="Compute activations again in the backward pass: less memory, more time.")
+    optimizer: Literal["adamw", "adamw-8bit"] = Field("adamw", description="Optimiser states in fp32, or in 8 bits (cuda, bitsandbytes).")
+
     def at_round0(self) -> Train:
         """These settings for round 0's fine-tuning."""
         return self.model_copy(update={"epochs": self.round0_epochs or self.epochs, "lr": self.round0_lr or self.lr})
@@ -332,32 +335,15 @@ class RunConfig(Section):
     def digest(self) -> str:
         """sha256 over everything that can change a figure of an arm (labels, devices, retention and the other arms cannot)."""
         body = self.model_dump(mode="json", exclude={"name", "note", "keep", "device", "threads", "arms"})
+        for name in LATER:  # where they say nothing new, older runs and studies keep their digest
+            if getattr(self.train, name) == Train.model_fields[name].default:
+                del body["train"][name]
         return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
 
 
 def parse(values: dict[str, Any]) -> RunConfig:
     """Validate plain values. Raises UserError with one sentence per wrong field."""
     return validate(RunConfig, values, "docs/settings.md")
-
-
-def validate(kind: type[Kind], values: dict[str, Any], page: str) -> Kind:
-    """As `parse`, for any kind of section; `page` lists its fields."""
-    try:
-        return kind.model_validate(values)
-    except ValidationError as error:
-        items = error.errors()
-        more = f" And {len(items) - MOST_SENTENCES} more." if len(items) > MOST_SENTENCES else ""
-        raise UserError(" ".join(_sentence(item, page) for item in items[:MOST_SENTENCES]) + more) from None
-
-
-def _sentence(item: Any, page: str) -> str:
-    where = quoted(".".join(str(part) for part in item["loc"])).strip("'\"") or "settings"
-    if item["type"] == "extra_forbidden":
-        return f"{where} is not a setting; {page} lists them all."
-    message = item["msg"].removeprefix("Value error, ")
-    if item["type"] == "value_error":
-        return f"{message if len(message) <= LONGEST else message[:LONGEST] + '...'}."
-    return f"{where} = {quoted(item['input'])} is not allowed: {message[0].lower()}{message[1:]}."
 
 
 def load_recipe(recipe: str, overrides: list[str] | None = None) -> RunConfig:

@@ -24,9 +24,10 @@ from pydantic import Field
 
 from dces_core import data, launch, machine, models, pool_file
 from dces_core.ask import jobs_root
-from dces_core.config import ArmName, RunConfig, Section, parse, validate
+from dces_core.config import ArmName, RunConfig, parse
 from dces_core.errors import UserError
 from dces_core.events import Events
+from dces_core.section import Section, validate
 from dces_core.stage import read_json, write_json
 from dces_core.store import Run
 

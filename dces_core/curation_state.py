@@ -9,8 +9,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from dces_core.config import RunConfig, Section, _apply, parse, validate
+from dces_core.config import RunConfig, _apply, parse
 from dces_core.errors import UserError
+from dces_core.section import Section, validate
 from dces_core.stage import read_json, write_json
 from dces_core.stages.control import SIGNALS, Reference
 

@@ -11,12 +11,12 @@ from typing import Annotated, Any, Literal
 import polars as pl
 from pydantic import Field
 
-from dces_core.config import Section
 from dces_core.errors import UserError
 from dces_core.metrics.degradation import LEAD_TIMES, TITLE, lead_times
 from dces_core.metrics.trend import FORECASTS, RISKS, forecasts, risks
 from dces_core.metrics.verdict import DEFINITIONS, VERDICTS, verdicts
 from dces_core.records import METRICS, table
+from dces_core.section import Section
 
 SCHEMA_VERSION = 1
 MOST_SAMPLED = 20_000

@@ -22,11 +22,12 @@ from filelock import FileLock
 
 from dces_core import launch, machine
 from dces_core.ask import jobs_root
-from dces_core.config import RunConfig, parse, validate
+from dces_core.config import RunConfig, parse
 from dces_core.diagnose import Diagnosis, Options, from_json
 from dces_core.errors import UserError
 from dces_core.events import Events
 from dces_core.own_rounds import FORMATS
+from dces_core.section import validate
 from dces_core.stage import read_json, write_json
 from dces_core.store import Run, find
 

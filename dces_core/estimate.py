@@ -168,11 +168,22 @@ def _corrections(config: RunConfig) -> tuple[dict[str, float], int]:
 
 
 def _weight_bytes(config: RunConfig, parameters: int) -> int:
-    """fp32 weights that lie on disk at the worst moment: what `keep` keeps, and the set that is being written."""
+    """fp32 weights or adapters that lie on disk at the worst moment: what `keep` keeps, and the set that is being written."""
     trained = [arm for arm in config.arms if ARMS[arm].trains]
     per_arm = {"newest": 1, "ends": 2, "best": 2, "every-5": config.rounds // 5 + 1, "all": config.rounds}[config.keep]
     shared = 1 if config.train.round0 == "finetune" else 0
-    return 4 * parameters * (min(per_arm, config.rounds) * len(trained) + shared + bool(trained))
+    kept = _adapter_parameters(config) if config.train.lora_rank else None
+    return 4 * (parameters if kept is None else kept) * (min(per_arm, config.rounds) * len(trained) + shared + bool(trained))
+
+
+def _adapter_parameters(config: RunConfig) -> int | None:
+    """Parameters of an adapter on every linear layer of the blocks; None where the model's dimensions are not known here."""
+    found = architectures.dimensions(config.model)
+    try:
+        shape = found and plan.shape_of(*found)
+    except (KeyError, TypeError, ValueError, OverflowError):
+        return None
+    return config.train.lora_rank * shape.block_linear * shape.layers if shape else None
 
 
 def _table_bytes(config: RunConfig) -> int:
@@ -193,7 +204,7 @@ def memory_parts(config: RunConfig, parameters: int, layout: plan.Layout) -> dic
 
 def work_of(config: RunConfig) -> plan.Work:
     """What a run holds at once."""
-    batch = min(config.train.batch_size, config.pool.n)
+    batch = min(config.train.micro_batch_size or config.train.batch_size, config.train.batch_size, config.pool.n)
     return plan.Work(batch, PROMPT_TOKENS, config.generate.max_new_tokens, min(config.generate.batch_size, config.pool.size))
 
 

@@ -24,13 +24,15 @@ def load(run: str | Run, arm: str, round_: int) -> tuple[Any, Any]:
     """
     found = find(run) if isinstance(run, str) else run
     path = weights_of(found, arm, round_)
-    from safetensors.torch import load_file
-
+    from dces_core.engines import adapters
     from dces_core.engines.hf import end_tokens, open_model
 
     tokenizer, model = open_model(found.config.model)
-    if path:
-        state = load_file(path)
+    train = found.config.train
+    if path and train.lora_rank:
+        adapters.merge(model, train, adapters.read(path, train))
+    elif path:
+        state = adapters.read(path, train)
         own = model.state_dict()
         kept = {own[name].data_ptr() for name in state if name in own}
         absent_names = [name for name in own if name not in state and own[name].data_ptr() not in kept]

@@ -1,7 +1,7 @@
 """What a model needs before it is there: memory of one device, part by part, and seconds of a round. Pure functions of dimensions.
 
-The program itself runs on one device and trains every weight. LoRA and several devices (FSDP: all states in equal parts) are planned by
-the same formulas, for those who choose hardware; no code here does them. docs/plan.md compares the formulas with measured peaks.
+LoRA on frozen bf16 weights and several devices (FSDP: all states in equal parts) are planned by the same formulas, for those who choose
+hardware: the program keeps frozen weights in fp32 and splits training alone. docs/plan.md compares the formulas with measured peaks.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 from dces_core import data, models
@@ -23,6 +24,7 @@ def check(config: RunConfig) -> None:
     still too long ends round 0 with the same sentence.
     """
     _check_editing(config)
+    _check_training(config)
     found = models.check(config.model) if config.engine == "hf" else None
     prompts = list(_prompts(config))
     if isinstance(found, Path) and found.is_dir():
@@ -35,6 +37,24 @@ def _check_editing(config: RunConfig) -> None:
     if arms and edit.labels == "distribution" and (edit.model == "current" or edit.exclude_original):
         field = "edit.model = 'current'" if edit.model == "current" else "edit.exclude_original = true"
         raise UserError(f"{field} needs edit.labels = 'draw' for arm {arms[0]}: whole distributions are those of the frozen M_0.")
+
+
+def _check_training(config: RunConfig) -> None:
+    train = config.train
+    asked = (
+        ("peft", "lora_rank", 0, "lora"),
+        ("bitsandbytes", "optimizer", "adamw", "8bit"),
+        (None, "micro_batch_size", 0, ""),
+        (None, "gradient_checkpointing", False, ""),
+    )
+    for module, field, usual, extra in asked:
+        value = getattr(train, field)
+        if value == usual:
+            continue
+        if config.engine != "hf":
+            raise UserError(f"train.{field} = {value!r} needs engine = 'hf' (now {config.engine!r}); leave it at {usual!r}.")
+        if module and find_spec(module) is None:
+            raise UserError(f"train.{field} = {value!r} needs {module}: pip install -e .[{extra}]; or leave it at {usual!r}.")
 
 
 def _prompts(config: RunConfig) -> Iterator[tuple[str, str, int]]:

@@ -8,7 +8,7 @@ from types import ModuleType
 from typing import Any
 
 import dces_core
-from dces_core.config import Section
+from dces_core.section import Section
 
 LONGEST = 120  # characters of a signature on one line
 

@@ -19,10 +19,11 @@ from urllib.parse import urlsplit
 import polars as pl
 from pydantic import Field, model_validator
 
-from dces_core.config import SHIPPED, Section, validate
+from dces_core.config import SHIPPED
 from dces_core.errors import UserError, quoted, reason_of
 from dces_core.metrics.degradation import TITLE
 from dces_core.reading import read_toml
+from dces_core.section import Section, validate
 
 DEFAULT = SHIPPED / "rules.toml"
 PAGE = "docs/watch.md"

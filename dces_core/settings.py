@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from typing import Any, Literal, get_args, get_origin
 
-from dces_core.config import RunConfig, Section, recipe_names
+from dces_core.config import RunConfig, recipe_names
+from dces_core.section import Section
 
 
 def main() -> None:

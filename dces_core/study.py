@@ -21,10 +21,11 @@ from pydantic import Field, model_validator
 from dces_core import data, estimate, launch, machine
 from dces_core.arms import ARMS
 from dces_core.compare import Budget
-from dces_core.config import NAME, SHIPPED, ArmName, RunConfig, Section, load_recipe, validate
+from dces_core.config import NAME, SHIPPED, ArmName, RunConfig, load_recipe
 from dces_core.errors import UserError, quoted, reason_of
 from dces_core.events import clock
 from dces_core.reading import read_toml
+from dces_core.section import Section, validate
 from dces_core.store import Run
 from dces_core.study_store import Output, Unit, Workshop, find_output, recorded_studies
 

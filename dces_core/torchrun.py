@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from dces_core import launch, machine, ranks
-from dces_core.config import RunConfig
+from dces_core.config import RunConfig, Train
 from dces_core.errors import UserError
 from dces_core.estimate import estimate, free_memory_bytes
 from dces_core.events import Events, Stopped
@@ -57,6 +57,10 @@ def check(config: RunConfig, count: int) -> None:
     """Raise UserError where these settings cannot be computed by `count` processes here."""
     if config.engine != "hf":
         raise UserError(f"--launcher torchrun needs engine = 'hf' (now {config.engine!r}): the fake engine has nothing to share.")
+    fields = ("lora_rank", "micro_batch_size", "gradient_checkpointing", "optimizer")
+    other = [name for name in fields if getattr(config.train, name) != Train.model_fields[name].default]
+    if other:
+        raise UserError(f"--launcher torchrun trains every weight by FSDP and knows no train.{other[0]}; leave it out, or use one process.")
     from dces_core.engines.hf import pick_device
 
     device = pick_device(config.device).type

@@ -15,10 +15,11 @@ from pydantic import Field, StrictFloat, StrictInt, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
 from dces_core.branch import why_fixed
-from dces_core.config import NAME, ArmName, RunConfig, Section, load_recipe, parse, validate
+from dces_core.config import NAME, ArmName, RunConfig, load_recipe, parse
 from dces_core.errors import UserError, quoted, reason_of
 from dces_core.metrics.degradation import DIRECTION
 from dces_core.reading import read_toml
+from dces_core.section import Section, validate
 from dces_core.study import Seed, dotted
 
 PAGE = "docs/tune.md"

@@ -20,8 +20,9 @@ import pytest
 
 from dces_core import cli, config, data, reference, settings
 from dces_core.arms import ARMS, Arm
-from dces_core.config import RunConfig, Section
+from dces_core.config import RunConfig
 from dces_core.metrics.degradation import DIRECTION, TITLE
+from dces_core.section import Section
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

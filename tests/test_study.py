@@ -18,10 +18,11 @@ from small import FAST, contents, finished, small_config
 
 from dces_core import cli, launch, rounds, study
 from dces_core.compare import COMPARISON
-from dces_core.config import Train, validate
+from dces_core.config import Train
 from dces_core.errors import RunFailed, UserError
 from dces_core.events import Stopped
 from dces_core.records import METRICS
+from dces_core.section import validate
 from dces_core.store import SHARED
 from dces_core.study import STUDIES, StudyConfig, Work, do_study, eta, load_study
 from dces_core.study_store import TABLES, Output, Unit, Workshop

@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.utils.logging import disable_progress_bar
 
 from dces_core import models
 from dces_core.config import Edit, Generate, RunConfig, Train
-from dces_core.engines import trainer
+from dces_core.engines import adapters, trainer
 from dces_core.engines.base import Example, Floats, Generation, Proposal, TokenScores, Which, silent, unheard
 from dces_core.engines.decode import ATTENTION, Decoder
 from dces_core.engines.lean import LeanBody, lean_body
@@ -76,7 +76,11 @@ class HFModel:
         self.name = config.model
         self.tokenizer, self._master = open_model(config.model)
         self._master.to(self._device)
-        self._base = copy.deepcopy(self._master.state_dict()) if config.rounds else {}
+        self._train = config.train
+        if config.train.optimizer == "adamw-8bit" and self._device.type != "cuda":
+            raise UserError(f"train.optimizer = 'adamw-8bit' needs device = 'cuda' (now {self.device!r}); use 'adamw'.")
+        self._adapter: adapters.State | None = None  # what has been merged into the base weights of the master
+        self._base = copy.deepcopy(self._master.state_dict()) if config.rounds or config.train.lora_rank else {}
         precision = config.train.precision
         self._bf16 = has_bf16(self._device) if precision == "auto" else precision == "bf16"
         self._copy = self._half(self._master)
@@ -147,8 +151,11 @@ class HFModel:
     # weights --------------------------------------------------------------------------------------------------------
 
     def load(self, path: Path | None) -> None:
-        """fp32 weights from a safetensors file; None: the base model."""
-        self._master.load_state_dict(self._read(path))
+        """fp32 weights or an adapter from a safetensors file; None: the base model. Raises UserError where it is the other of the two."""
+        if self._train.lora_rank:
+            self._merge(adapters.read(path, self._train) if path else None)
+        else:
+            self._master.load_state_dict(self._read(path))
         self._refresh()
 
     def freeze(self, path: Path | None) -> None:
@@ -158,7 +165,10 @@ class HFModel:
         self._frozen.load_state_dict(self._read(path))
 
     def save(self, path: Path) -> None:
-        """Tied weights are written once."""
+        """Tied weights are written once; with LoRA the adapter alone."""
+        if self._adapter is not None:
+            save_file(self._adapter, path, metadata={"format": "pt"})
+            return
         seen: dict[int, str] = {}
         state = {}
         for name, tensor in self._master.state_dict().items():
@@ -169,12 +179,24 @@ class HFModel:
     def _read(self, path: Path | None) -> dict[str, torch.Tensor]:
         if path is None:
             return self._base
-        state = load_file(path)
+        state = adapters.read(path, self._train)
+        if self._train.lora_rank:
+            current = self._adapter
+            self._merge(state)
+            state = copy.deepcopy(self._master.state_dict())
+            self._merge(current)
         return {name: state[name] if name in state else state[self._tied(name, state)] for name in self._master.state_dict()}
 
     def _tied(self, name: str, state: dict[str, torch.Tensor]) -> str:
         own = self._master.state_dict()
         return next(other for other in state if own[other].data_ptr() == own[name].data_ptr())
+
+    def _merge(self, adapter: adapters.State | None) -> None:
+        """Give the master the base weights with this adapter."""
+        self._master.load_state_dict(self._base)
+        if adapter is not None:
+            adapters.merge(self._master, self._train, adapter)
+        self._adapter = adapter
 
     def _refresh(self) -> None:
         self._packed.pop("current", None)
@@ -248,12 +270,24 @@ class HFModel:
 
     def train(self, examples: list[Example], settings: Train, seed: int, progress: Progress = silent) -> list[float]:
         """See LanguageModel."""
-        model = self._master.requires_grad_(True)
         teacher = self._teacher("frozen") if any(example.soft for example in examples) else None
-        losses = trainer.train(
-            model, model.base_model, model.get_output_embeddings(), examples, settings, seed, self._bf16, self._device, progress, teacher,
-            self.note,
-        )  # fmt: skip
+        model, wrapped = self._master.requires_grad_(True), None
+        body, head = model.base_model, model.get_output_embeddings()
+        if settings.lora_rank:
+            model.load_state_dict(self._base)
+            wrapped = adapters.attach(model, settings, seed, self._adapter)
+            trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+            self.note(f"adapters of rank {settings.lora_rank} train: {trained:,} parameters beside {self.parameters:,} frozen ones")
+        if settings.gradient_checkpointing:
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+        try:
+            losses = trainer.train(model, body, head, examples, settings, seed, self._bf16, self._device, progress, teacher, self.note)
+        finally:
+            if settings.gradient_checkpointing:
+                model.activation_checkpointing_disable()
+                model.disable_input_require_grads()
+            if wrapped is not None:
+                self._adapter = adapters.detach(wrapped)
         self._refresh()
         return losses
 

@@ -86,27 +86,37 @@ def _prepare(model: torch.nn.Module, settings: Train, bf16: bool, device: torch.
     AcceleratorState._reset_state(reset_partial_state=True)  # it is global: a second run in this process may have another precision
     accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", cpu=device.type == "cpu")
     fused = device.type in ("cpu", "cuda")
-    optimiser = torch.optim.AdamW(model.parameters(), lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if settings.optimizer == "adamw-8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return accelerator, accelerator.prepare(AdamW8bit(trained, lr=settings.lr, weight_decay=settings.weight_decay))
+    optimiser = torch.optim.AdamW(trained, lr=settings.lr, weight_decay=settings.weight_decay, fused=fused)
     return accelerator, accelerator.prepare(optimiser)
 
 
 def _add_gradient(
     batch: list[int],
     tokens: int,
+    at_once: int,
     loss_of: Callable[[list[int]], tuple[torch.Tensor, int]],
     accelerator: Accelerator,
     optimiser: Any,
     memory: Halving,
 ) -> float:
-    """Add the gradient of the batch's mean loss over `tokens` tokens, and return that loss; by halves where memory demands it."""
+    """Add the gradient of the batch's mean loss over `tokens` tokens, and return that loss; `at_once` sequences at a time (0: all),
+    by halves where memory demands it.
+    """
     values: list[float] = []
 
     def work(part: list[int]) -> None:
-        loss, own = loss_of(part)
-        if own < tokens:
-            loss = loss * (own / tokens)
-        accelerator.backward(loss)
-        values.append(loss.detach().item())
+        size = (-(-at_once // 2) if memory.halved else at_once) or len(part)
+        for start in range(0, len(part), size):
+            loss, own = loss_of(part[start : start + size])
+            if own < tokens:
+                loss = loss * (own / tokens)
+            accelerator.backward(loss)
+            values.append(loss.detach().item())
 
     def undo() -> None:
         values.clear()
@@ -139,9 +149,8 @@ def train(
     torch.manual_seed(seed)
     accelerator, optimiser = _prepare(model, settings, bf16, device)
     plan = plan_batches(examples, settings, seed)
-    gamma = settings.tce_gamma if settings.loss == "truncated" else None
     model.train()
-    losses, memory = [], Halving("training on", note)
+    losses, memory, gamma = [], Halving("training on", note), settings.tce_gamma if settings.loss == "truncated" else None
 
     def loss_of(part: list[int]) -> tuple[torch.Tensor, int]:
         with accelerator.autocast():
@@ -150,7 +159,8 @@ def train(
     for step, batch in enumerate(plan):
         for group in optimiser.param_groups if settings.schedule == "linear" else ():
             group["lr"] = settings.lr * (1 - step / len(plan))
-        value = _add_gradient(batch, sum(len(examples[i].response) for i in batch), loss_of, accelerator, optimiser, memory)
+        tokens = sum(len(examples[i].response) for i in batch)
+        value = _add_gradient(batch, tokens, settings.micro_batch_size, loss_of, accelerator, optimiser, memory)
         require_finite("training loss", value, step + 1, len(plan), settings.lr)
         norm = accelerator.clip_grad_norm_(model.parameters(), settings.max_grad_norm).item()
         require_finite("gradient", norm, step + 1, len(plan), settings.lr)

@@ -14,8 +14,9 @@ import streamlit as st
 from pydantic.fields import FieldInfo
 
 from dces_core.branch import flat
-from dces_core.config import RunConfig, Section
+from dces_core.config import RunConfig
 from dces_core.errors import UserError
+from dces_core.section import Section
 
 #: Shown open, in this order; every other field waits in its section.
 FIRST = ("name", "model", "arms", "rounds", "seed", "device", "note")

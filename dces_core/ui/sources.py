@@ -18,12 +18,13 @@ import streamlit as st
 from dces_core import launch, store
 from dces_core.arms import ARMS
 from dces_core.compare import Budget, ordered, refuse_unequal, remarks
-from dces_core.config import NAME, RunConfig, validate
+from dces_core.config import NAME, RunConfig
 from dces_core.errors import UserError
 from dces_core.evidence import Evidence
 from dces_core.metrics.verdict import collapses, verdicts
 from dces_core.reading import parse_json
 from dces_core.records import PROBES, table
+from dces_core.section import validate
 from dces_core.store import Run
 from dces_core.study import NO_DECODING, StudyConfig, budget_of, mixed_cpus
 from dces_core.study_store import Output, Unit, recorded_studies
