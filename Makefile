@@ -19,7 +19,7 @@ demo: install model ## install, fetch the default model, and open the dashboard 
 test: install-dev browser ## everything that the tests need, then lint, types and all tests
 	@$(PYTHON) -m dces_core.cli models pull
 	@$(MAKE) --no-print-directory lint types
-	$(PYTHON) -m pytest
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: install-dev ## lint, types and the fast tests, under 2 minutes
 	@$(MAKE) --no-print-directory lint types
